@@ -70,7 +70,7 @@ def run(tmp_path: Path) -> Any:
     """A finished run in a folder of its own."""
     (path := tmp_path / "run").mkdir()
     does = {"predict": predict, "history": list, "plot": Figure, "calibration": None}
-    return SimpleNamespace(path=path, record_folder=path, info=dict(INFO), **does)
+    return SimpleNamespace(path=path, info=dict(INFO), **does)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 from sklearn import metrics as sklearn
 
 from groundglass.evaluation.bootstrap import Resampling
-from groundglass.evaluation.metrics import TITLES, Confusion, compute_metrics, reliability, weighted_metrics
+from groundglass.evaluation.metrics import TITLES, compute_metrics, confusion, reliability, weighted_metrics
 from groundglass.evaluation.paired import ALPHA, delong_test, holm, mcnemar, paired_difference, resamples_for
 from groundglass.evaluation.segmentation import SEGMENTATION_TITLES, Segmentation
 
@@ -21,17 +21,18 @@ def test_calls_errors_of_calibration_and_reliability_by_hand() -> None:
     errors = [0.05, 0.15, 0.35, 0.85, 0.75, 0.55, 0.45, 0.25, 0.05, 0.05]
     found = compute_metrics(LABEL, PROBABILITY)["calibration_error"].value
     assert found == pytest.approx(sum(errors) / 10)
-    assert Confusion.of(LABEL, PROBABILITY) == Confusion(3, 2, 4, 1)
-    assert Confusion.of(LABEL, np.full(10, 0.5)) == Confusion(4, 6, 0, 0), "called COVID at the threshold"
+    kinds = ("true_positive", "false_positive", "true_negative", "false_negative")
+    assert confusion(LABEL, PROBABILITY) == dict(zip(kinds, (3, 2, 4, 1), strict=True))
+    assert [*confusion(LABEL, np.full(10, 0.5)).values()] == [4, 6, 0, 0], "called COVID at the threshold"
     for factor in (2, np.nan):
         with pytest.raises(ValueError, match="within 0 and 1"):
             compute_metrics(LABEL, PROBABILITY * factor)
     bins = reliability(np.array([0, 1, 0, 1, 1, 0], np.int8), np.array([0.0, 0.1, 0.3, 0.7, 0.999, 1.0]))
-    assert [part.count for part in bins] == [1, 1, 0, 1, 0, 0, 0, 1, 0, 2], "every slice once"
-    assert bins[2].mean_probability is None
-    assert bins[9].observed == pytest.approx(0.5)
+    assert [part["count"] for part in bins] == [1, 1, 0, 1, 0, 0, 0, 1, 0, 2], "every slice once"
+    assert bins[2]["mean_probability"] is None
+    assert bins[9]["observed"] == pytest.approx(0.5)
     # Wilson's interval of 1 of 2, by hand: (1 + z²/2 ± z sqrt(1/2 + z²/4)) / (2 + z²) with z = 1.96.
-    assert (bins[9].observed_low, bins[9].observed_high) == pytest.approx((0.0945, 0.9055), abs=1e-4)
+    assert (bins[9]["observed_low"], bins[9]["observed_high"]) == pytest.approx((0.0945, 0.9055), abs=1e-4)
 
 
 def test_what_a_part_cannot_answer_has_a_reason() -> None:
@@ -99,11 +100,10 @@ def test_undefined_resamples_are_counted_and_left_out_or_the_reason_is_given() -
     result = Resampling(patients(5), 1000).measure(label, np.array([0.9, 0.1, 0.2, 0.3, 0.6]))
     auc = result.metrics["auc"]
     # A resample misses the one COVID patient with probability 0.8 ** 5 = 0.33, or is that patient alone.
-    assert result.one_class == auc.undefined_resamples == pytest.approx(328, abs=60)
+    assert auc.undefined_resamples == pytest.approx(328, abs=60)
     assert auc.low == auc.high == 1.0
     assert result.metrics["accuracy"].undefined_resamples == 0
     one_class = Resampling(patients(20), 100).measure(np.zeros(20, np.int8), np.linspace(0, 0.4, 20))
-    assert one_class.one_class == 100
     undefined = one_class.metrics["auc"]
     assert (undefined.low, undefined.interval_reason) == (None, "undefined in 100 of 100 resamples")
     assert one_class.metrics["brier"].low is not None

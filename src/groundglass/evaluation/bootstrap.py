@@ -132,11 +132,6 @@ class Bootstrap:
     patients: Resampling = field(compare=False)
     draws: Draws = field(compare=False, repr=False)
 
-    @property
-    def one_class(self) -> int:
-        """Resamples whose slices were all COVID or all NonCOVID."""
-        return int(np.isnan(self.draws["auc"]).sum())
-
     def method(self) -> dict[str, Any]:
         """How the intervals were made, as plain JSON values."""
         method = "percentile bootstrap over patients"

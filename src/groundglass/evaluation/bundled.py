@@ -22,8 +22,6 @@ class BundledRun:
     they are is said beside, and how far each slice lies from the training data.
     """
 
-    record_folder: Path | None = None
-
     def __init__(self, bundle: Bundle) -> None:
         # The installed one has the same name on every machine.
         self.bundle, self.path = bundle, Path(DEFAULT_NAME) if bundle.path == DEFAULT else bundle.path

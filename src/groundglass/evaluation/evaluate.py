@@ -22,7 +22,7 @@ from groundglass.data.manifest import Manifest, content_hash, read_mask, read_re
 from groundglass.errors import RunError
 from groundglass.evaluation.bootstrap import RESAMPLES, Bootstrap, Resampling, with_interval
 from groundglass.evaluation.calibration import PredictionSets, prediction_sets, series_scores
-from groundglass.evaluation.metrics import BINS, THRESHOLD, Confusion, Estimate, Metrics, now, reliability, versions
+from groundglass.evaluation.metrics import BINS, THRESHOLD, Estimate, Metrics, confusion, now, reliability, versions
 from groundglass.evaluation.part import Part, fingerprint, part_warnings, record_evaluation, select_part
 from groundglass.evaluation.segmentation import CountedEstimate, Segmentation
 from groundglass.files import printable
@@ -83,12 +83,11 @@ class TrainedRun(Protocol):
         """Facts about the training."""
 
     @property
-    def record_folder(self) -> Path | None:
-        """Where evaluations are counted; None where they are not."""
-
-    @property
     def calibration(self) -> Calibration | None:
-        """From logit to prediction set: a bundle's, which also has an input check; None of a run."""
+        """From logit to prediction set: a bundle's, which also has an input check; None of a run.
+
+        Evaluations of a run are counted in its folder.
+        """
 
     def history(self) -> Sequence[Mapping[str, float]]:
         """One mapping per epoch."""
@@ -151,17 +150,11 @@ class Evaluation:
         """Which slices are called COVID, shape (N,)."""
         return self.probability >= THRESHOLD
 
-    @property
-    def confusion(self) -> Confusion:
-        """Counts of right and wrong calls."""
-        return Confusion.of(self.part.label, self.probability)
-
     @cached_property
     def document(self) -> Mapping[str, Any]:
         """Everything measured and everything needed to measure it again, as plain JSON values."""
-        part, measured, facts = self.part, self.measured, dict(self.facts)
-        segmentation, applicability = _plain(self.segmentation), _plain(self.applicability)
-        patients = self.by_patient
+        part, measured, patients, facts = self.part, self.measured, self.by_patient, dict(self.facts)
+        applicability = _plain(self.applicability)
         if applicability and applicability["beyond_95"]:
             applicability["beyond_95"]["meaning"] = BEYOND
         covid, slices = int(part.label.sum()), len(part.records)
@@ -176,16 +169,14 @@ class Evaluation:
             "positive": "COVID",
             "threshold": THRESHOLD,
             "metrics": {name: asdict(each) for name, each in measured.metrics.items()},
-            "confusion": asdict(self.confusion),
+            "confusion": confusion(part.label, self.probability),
             "interval": {
-                **measured.method(), "one_class_resamples": measured.one_class, "seed": measured.patients.seed,
+                **measured.method(), "one_class_resamples": measured.metrics["auc"].undefined_resamples,
+                "seed": measured.patients.seed,
             },
-            "calibration": {
-                "bins": BINS,
-                "reliability": [asdict(each) for each in reliability(part.label, self.probability)],
-            },
+            "calibration": {"bins": BINS, "reliability": reliability(part.label, self.probability)},
             "applicability": applicability,
-            **({"segmentation": segmentation} if segmentation else {}),
+            **({"segmentation": _plain(self.segmentation)} if self.segmentation else {}),
             "file_format_baseline": _plain(self.file_format),
             "by_patient": patients and {"auc": patients.estimate.bounds(), "patients": patients.slices},
             "warnings": list(self.warnings),
@@ -233,8 +224,8 @@ def evaluate(
         applicability = _applicability(chosen.label, probability, patients, outputs, run.calibration)
     sha256, moment = fingerprint(chosen, hashes), now()
     times = 1  # A bundle is not written to once it is made.
-    if run.record_folder is not None:
-        times = record_evaluation(run.record_folder, chosen, sha256, moment, output)
+    if run.calibration is None:
+        times = record_evaluation(run.path, chosen, sha256, moment, output)
     if times > 1 and part not in {"train", "val"}:
         warnings = (
             f"These slices have been evaluated with this run {times} times, this time included. Figures on a "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +16,8 @@ from rich.table import Table
 from sklearn import metrics as sklearn
 
 from groundglass.data.manifest import read_record
-from groundglass.evaluation.bootstrap import Band
 from groundglass.evaluation.evaluate import BEYOND, Applicability, Evaluation, TrainedRun
-from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, Estimate, reliability
+from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, Estimate
 from groundglass.evaluation.segmentation import SEGMENTATION_TITLES, CountedEstimate
 from groundglass.files import counted, printable, write_json, write_text
 from groundglass.imaging.crop import lesion_mask
@@ -45,15 +43,6 @@ class _Row(NamedTuple):
     note: str = ""
     headline: bool = False
     beside: str = ""
-
-
-class _Panel(NamedTuple):
-    """A figure, what it shows in words, and its files as data URIs by their suffix."""
-
-    name: str
-    title: str
-    words: str
-    files: Mapping[str, str]
 
 
 def write_report(run: TrainedRun, evaluation: Evaluation, output: Path) -> None:
@@ -85,13 +74,12 @@ def _predictions(evaluation: Evaluation) -> Iterator[Sequence[str]]:
 
 def tables(evaluation: Evaluation) -> Iterator[Table]:
     """The measures, and for a bundle whether it can be relied on for these slices, for a terminal."""
-    measured, confusion = evaluation.measured, evaluation.confusion
+    data, (right, alarms, spared, missed) = evaluation.document["data"], evaluation.document["confusion"].values()
     yield _table(
-        f"{evaluation.part.title}: {len(evaluation.part.records)} slices of {measured.patients.count} patients",
+        f"{evaluation.part.title}: {data['slices']} slices of {data['patients']} patients",
         _measure_rows(evaluation),
-        f"COVID right {confusion.true_positive}, missed {confusion.false_negative}; "
-        f"NonCOVID right {confusion.true_negative}, false alarms {confusion.false_positive}. "
-        f"Intervals: bootstrap over patients, {measured.patients.resamples} resamples. {_follows(evaluation)}",
+        f"COVID right {right}, missed {missed}; NonCOVID right {spared}, false alarms {alarms}. Intervals: bootstrap "
+        f"over patients, {evaluation.measured.patients.resamples} resamples. {_follows(evaluation)}",
     )
     if evaluation.applicability is not None:
         yield _table("Whether the bundle fits these slices", _fit_rows(evaluation.applicability))
@@ -175,21 +163,21 @@ def _segmentation_rows(segmentation: Mapping[str, CountedEstimate]) -> list[_Row
 
 
 def _page(run: TrainedRun, evaluation: Evaluation) -> str:
-    part, measured, fit = evaluation.part, evaluation.measured, evaluation.applicability
-    rows, covid = _measure_rows(evaluation), int(part.label.sum())
+    document, fit, rows = evaluation.document, evaluation.applicability, _measure_rows(evaluation)
+    data, interval = document["data"], document["interval"]
     subtitle = (
-        f"{len(part.records)} slices of {measured.patients.count} patients: {covid} COVID, "
-        f"{len(part.records) - covid} NonCOVID. COVID is the positive class."
+        f"{data['slices']} slices of {data['patients']} patients: {data['covid']} COVID, {data['non_covid']} NonCOVID. "
+        "COVID is the positive class."
     )
-    title = f"{run.info['recipe']} on {part.title}"
+    title = f"{run.info['recipe']} on {evaluation.part.title}"
     return environment().get_template("report.html.j2").render(
         report={"title": title, "subtitle": subtitle, "warnings": evaluation.warnings},
         follows=_follows(evaluation),
         measures=rows,
         measures_note=(
             f"A slice is called COVID where its probability is at least {THRESHOLD:g}. 95 % intervals: "
-            f"percentiles of {measured.patients.resamples:,} bootstrap resamples over patients, each drawn with all "
-            f"their slices (seed {measured.patients.seed}; {measured.one_class} resamples held one class only)."
+            f"percentiles of {interval['resamples']:,} bootstrap resamples over patients, each drawn with all their "
+            f"slices (seed {interval['seed']}; {interval['one_class_resamples']} resamples held one class only)."
             f"{_BASELINE if any(row.beside for row in rows) else ''}"
         ),
         fit=[] if fit is None else _fit_rows(fit),
@@ -197,45 +185,45 @@ def _page(run: TrainedRun, evaluation: Evaluation) -> str:
         segmentation=_segmentation_rows(evaluation.segmentation),
         figures=[*_curves(evaluation), *_calls(evaluation), *_training(run)],
         gallery=_gallery(run, evaluation),
-        facts=_facts(evaluation.document),
+        facts=_facts(document),
         notice=NOTICE,
         data_notice=DATA_NOTICE,
     )  # fmt: skip
 
 
-def _panel(name: str, title: str, figure: Figure, words: str, columns: Mapping[str, Iterable[Any]]) -> _Panel:
-    """A figure, to be downloaded as SVG and its numbers as CSV."""
+def _panel(
+    name: str, title: str, figure: Figure, words: str, columns: Mapping[str, Iterable[Any]]
+) -> Mapping[str, Any]:
+    """A figure, what it shows in words, and to be downloaded as data URIs: it as SVG and its numbers as CSV."""
     table = _csv([list(columns), *zip_longest(*columns.values())])
     files = {"svg": data_uri(svg(figure), "image/svg+xml"), "csv": data_uri(table, "text/csv")}
-    return _Panel(name, title, words, files)
+    return {"name": name, "title": title, "words": words, "files": files}
 
 
-def _curves(evaluation: Evaluation) -> Iterator[_Panel]:
+def _curves(evaluation: Evaluation) -> Iterator[Mapping[str, Any]]:
     """ROC and precision-recall, with bootstrap bands where patients can be resampled; nothing for one label."""
     measured, label, probability = evaluation.measured, evaluation.part.label, evaluation.probability
-    value = {name: each.value or 0.0 for name, each in measured.metrics.items()}
-    if measured.metrics["auc"].value is None:
+    auc, value = measured.metrics["auc"], {name: each.value or 0.0 for name, each in measured.metrics.items()}
+    if auc.value is None:
         return
-    bands: tuple[Band | None, Band | None] = (None, None)
-    if measured.metrics["auc"].low is not None:
-        bands = measured.patients.bands(label, probability)
+    bands = (None, None) if auc.low is None else measured.patients.bands(label, probability)
     false, true, _ = sklearn.roc_curve(label, probability, drop_intermediate=False)
     precise, recalled, _ = sklearn.precision_recall_curve(label, probability)
     chance, recall, alarms = float(label.mean()), value["recall"], 1 - value["specificity"]
-    named = measured.metrics["precision"].value is not None
+    called = measured.metrics["precision"].value is not None
     for name, title, words, axes, curve, legend, guess, point, band in (
         (
             "roc", "ROC curve",
             f"At the threshold {THRESHOLD:g} the network finds {recall:.1%} of the COVID slices and takes "
             f"{alarms:.1%} of the NonCOVID slices for COVID.",
             ("False positive rate (1 − specificity)", "True positive rate (recall)"), (false, true),
-            f"AUC {value['auc']:.3f}", (0.0, 1.0), (alarms, recall), bands[0],
+            f"AUC {auc.value:.3f}", (0.0, 1.0), (alarms, recall), bands[0],
         ),
         (
             "precision-recall", "Precision and recall", f"{chance:.1%} of the slices are COVID.",
             ("Recall (share of COVID slices found)", "Precision (share of COVID calls right)"), (recalled, precise),
             f"average precision {value['average_precision']:.3f}", (chance, chance),
-            (recall, value["precision"]) if named else None, bands[1],
+            (recall, value["precision"]) if called else None, bands[1],
         ),
     ):  # fmt: skip
         along, height = (axis.partition(" (")[0].lower() for axis in axes)
@@ -247,10 +235,10 @@ def _curves(evaluation: Evaluation) -> Iterator[_Panel]:
         yield _panel(name, title, figure, f"{words} {legend[0].upper()}{legend[1:]}.{shaded}", columns)
 
 
-def _calls(evaluation: Evaluation) -> Iterator[_Panel]:
+def _calls(evaluation: Evaluation) -> Iterator[Mapping[str, Any]]:
     """Reliability and confusion."""
-    right, alarms, spared, missed = asdict(evaluation.confusion).values()
-    bins = [asdict(each) for each in reliability(evaluation.part.label, evaluation.probability)]
+    right, alarms, spared, missed = evaluation.document["confusion"].values()
+    bins = evaluation.document["calibration"]["reliability"]
     points = [tuple(each.values())[3:] for each in bins if each["count"]]
     error = evaluation.measured.metrics["calibration_error"].value or 0.0
     yield _panel(
@@ -268,7 +256,7 @@ def _calls(evaluation: Evaluation) -> Iterator[_Panel]:
     )  # fmt: skip
 
 
-def _training(run: TrainedRun) -> Iterator[_Panel]:
+def _training(run: TrainedRun) -> Iterator[Mapping[str, Any]]:
     if rows := run.history():
         columns = {name: [row.get(name) for row in rows] for name in {name: None for row in rows for name in row}}
         words = f"Loss and the measures on the validation part over {counted(len(rows), 'epoch')}."
