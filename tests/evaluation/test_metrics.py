@@ -8,7 +8,7 @@ from sklearn import metrics as sklearn
 
 from groundglass.evaluation.bootstrap import Resampling
 from groundglass.evaluation.metrics import TITLES, compute_metrics, confusion, reliability, weighted_metrics
-from groundglass.evaluation.paired import ALPHA, delong_test, holm, mcnemar, paired_difference, resamples_for
+from groundglass.evaluation.paired import ALPHA, delong_test, holm, mcnemar_test, paired_difference, resamples_for
 from groundglass.evaluation.segmentation import SEGMENTATION_TITLES, Segmentation
 
 LABEL = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=np.int8)
@@ -178,8 +178,10 @@ def test_mcnemar_on_counts() -> None:
         ((5, 0, 0, 5), 1.0),
         ((0, 1, 1, 0), 1.0),
     ):
-        right = np.repeat([[True, True, False, False], [True, False, True, False]], counts, axis=1)
-        assert mcnemar(*right) == pytest.approx(p, abs=5e-5), counts
+        called = np.repeat([[0.5, 0.9, 0.4, 0.1], [0.6, 0.2, 1.0, 0.0]], counts, axis=1)
+        difference = (counts[1] - counts[2]) / sum(counts)
+        found = mcnemar_test(np.ones(sum(counts), np.int8), *called)
+        assert found == pytest.approx((difference, p), abs=5e-5), counts
 
 
 def test_resamples_are_paired_and_weigh_patients() -> None:

@@ -23,7 +23,7 @@ from groundglass.data.splits import make_split
 from groundglass.errors import DataError, GroundglassError, RecipeError, RunError, WeightsError
 from groundglass.evaluation.bootstrap import Resampling
 from groundglass.evaluation.metrics import compute_metrics
-from groundglass.evaluation.paired import delong_test, holm, mcnemar
+from groundglass.evaluation.paired import delong_test, holm, mcnemar_test
 from groundglass.experiments import plan, runner
 from groundglass.experiments.comparison import PairedRows
 from groundglass.experiments.plan import Task, ablation_tasks, table1_tasks, variants
@@ -80,9 +80,10 @@ def test_what_cannot_be_is_named() -> None:
             make()
 
 
-def test_rows_of_one_seed_come_first_and_a_list_can_be_narrowed() -> None:
+def test_rows_of_one_seed_come_first_and_a_list_can_be_narrowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_FOLDS", 2)
     networks = ["resnet-18", LITE]
-    tasks = table1_tasks(["patients", "official"], networks, ["none"], seeds=[1, 0], folds=2)
+    tasks = table1_tasks(["patients", "official"], networks, ["none"], seeds=[1, 0])
     ways = ("patients/{}-none-seed-{}-fold-1", "patients/{}-none-seed-{}-fold-2", "official/{}-none-seed-{}")
     expected = [way.format(network, seed) for seed in (0, 1) for way in ways for network in networks]
     assert [task.name for task in plan.chosen(tasks, ())] == expected
@@ -146,8 +147,8 @@ def paths(data: Path, tmp_path: Path) -> ExperimentPaths:
     return ExperimentPaths((data,), runs, output, threads=1, accelerator="cpu", cache=cache, progress=False)
 
 
-def tasks(*protocols: str, numbers: Sequence[int] = (0,), more: Sequence[str] = (), folds: int = 2) -> list[Task]:
-    return table1_tasks(protocols or ("official",), [LITE], ["none"], numbers, [*QUICK, *more], folds=folds)
+def tasks(*protocols: str, numbers: Sequence[int] = (0,), more: Sequence[str] = ()) -> list[Task]:
+    return table1_tasks(protocols or ("official",), [LITE], ["none"], numbers, [*QUICK, *more])
 
 
 @pytest.fixture
@@ -236,9 +237,10 @@ def test_faults_are_found_before_it_starts(paths: ExperimentPaths, untrained: Mo
     lines = (data / "manifest.csv").read_text().splitlines()
     bare = replace(paths, data=(data / "no-test.csv",))
     bare.data[0].write_text("\n".join(line for line in lines if not line.endswith(",test")) + "\n")
+    narrow = [replace(task, split="patients:1/40") for task in tasks("patients")]
     for listed, place, error, match in (
         (tasks("official", "random"), bare, DataError, "has no part 'test'"),
-        (tasks("patients", folds=40), paths, DataError, "too few for 40 folds"),
+        (narrow, paths, DataError, "too few for 40 folds"),
         (tasks(more=["synthesis.slices_per_epoch=8"]), paths, RecipeError, "--lesion-free"),
     ):
         with pytest.raises(error, match=match):
@@ -303,9 +305,9 @@ def test_averaged_probabilities_are_tested_and_corrected_for_the_family(tmp_path
     for each in compared:
         predicted = [rows.rows[name].predictions for name in (first, each.second)]
         means = [(own[0].probability + own[1].probability) / 2 for own in predicted]
-        auc, right = each.measures["auc"], [(mean >= 0.5) == (label == 1) for mean in means]
-        assert (auc.difference, auc.p_slices) == pytest.approx(delong_test(label, *means))
-        assert each.measures["accuracy"].p_slices == pytest.approx(mcnemar(*right))
+        for measure, test in (("auc", delong_test), ("accuracy", mcnemar_test)):
+            found = each.measures[measure]
+            assert (found.difference, found.p_slices) == pytest.approx(test(label, *means))
     for name, single in alone.measures.items():
         family = [each.measures[name] for each in compared]
         p = [max(test.p_slices or 0, test.p_patients or 0) for test in family]

@@ -12,12 +12,9 @@ from numpy.typing import NDArray
 
 from groundglass.errors import DataError
 from groundglass.evaluation.bootstrap import RESAMPLES, Draws, Resampling, with_interval
-from groundglass.evaluation.metrics import THRESHOLD, Estimate, compute_metrics
-from groundglass.evaluation.paired import ALPHA, delong_test, holm, mcnemar, paired_difference, resamples_for
+from groundglass.evaluation.metrics import Estimate, compute_metrics
+from groundglass.evaluation.paired import ALPHA, PAIRED_TESTS, holm, paired_difference, resamples_for
 from groundglass.experiments.results import Predictions, RunResult, complete
-
-TESTED = ("auc", "accuracy")
-"""Measures that are tested between rows."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +162,7 @@ class PairedRows:
         resamples = resamples_for(len(tested))
         measures = {
             measure: _corrected([self._test(measure, *pair, resamples) for pair in tested.items()])
-            for measure in TESTED
+            for measure in PAIRED_TESTS
         }
         return [
             Comparison(*pair, seeds, resamples, {measure: tests[n] for measure, tests in measures.items()})
@@ -192,14 +189,8 @@ class PairedRows:
         return Resampling(self.slices.patient, resamples).draws(self.slices.label, probability)
 
     def _test(self, measure: str, pair: tuple[str, str], seeds: tuple[int, ...], resamples: int) -> MeasureTest:
-        label, probability = self.slices.label, [self.rows[name].probability(seeds) for name in pair]
-        difference: float | None
-        p: float | None
-        if measure == "auc":
-            difference, p = delong_test(label, *probability)
-        else:
-            right = [(each >= THRESHOLD) == (label == 1) for each in probability]
-            difference, p = float(right[0].mean() - right[1].mean()), mcnemar(*right)
+        first, second = (self.rows[name].probability(seeds) for name in pair)
+        difference, p = PAIRED_TESTS[measure](self.slices.label, first, second)
         one, other = (self._draws(name, seeds, resamples)[measure] for name in pair)
         low, high, p_patients = paired_difference(one, other, self.patients)
         return MeasureTest(difference, low, high, p, p_patients)

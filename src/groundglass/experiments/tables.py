@@ -17,7 +17,7 @@ import numpy as np
 from groundglass.errors import DataError
 from groundglass.evaluation.metrics import TITLES
 from groundglass.evaluation.paired import ALPHA
-from groundglass.experiments.comparison import TESTED, Comparison, MeanSD, PairedRows, Row
+from groundglass.experiments.comparison import Comparison, MeanSD, PairedRows, Row
 from groundglass.experiments.results import DEFAULT, LEFT_OUT, PAPER, PROTOCOLS, RunResult, complete, read_run_results
 from groundglass.files import counted, write_json, write_text
 from groundglass.reporting.figures import curves_figure, forest_figure, svg
@@ -202,7 +202,7 @@ def _tests(section: _Section) -> list[str]:
     lines = []
     for each in section.against:
         cells = [section.other(each), _seeds(each.seeds)]
-        for test in (each.measures[measure] for measure in TESTED):
+        for test in each.measures.values():
             interval = "" if test.low is None else f" ({_signed(test.low)} to {_signed(test.high)})"
             cells += [_signed(test.difference) + interval]
             cells += [_p(test.p_slices), _p(test.p_patients), _p(test.p_corrected), test.verdict]
@@ -282,9 +282,6 @@ def render_seeds(folder: Path) -> str:
         if other.recipe != first.recipe or other.split["specification"] != first.split["specification"]:
             raise DataError(f"{other.path}: differs in its recipe or split from {first.path.name}")
 
-    def plain(values: MeanSD) -> dict[str, Any]:
-        return {"mean": values.mean, "sd": values.sd, "values": values.values}
-
     facts = {
         "recipe": first.recipe["name"],
         "network": first.network,
@@ -292,16 +289,14 @@ def render_seeds(folder: Path) -> str:
         "epochs": first.recipe["training"]["epochs"],
         "split": first.split["specification"],
         "seeds": [each.identity.seed for each in results],
-        "training_seconds": plain(MeanSD.of([each.run["training_seconds"] for each in results])),
+        "training_seconds": _over_seeds(MeanSD.of([each.run["training_seconds"] for each in results])),
     }
     parts, columns = {}, []
     for part, own in first.parts.items():
-        values = {name: [each.parts[part]["metrics"][name]["value"] for each in results] for name in TITLES}
-        over_seeds = {name: MeanSD.of(each) for name, each in values.items()}
-        metrics = {name: plain(each) for name, each in over_seeds.items()}
+        measures = [MeanSD.of([each.parts[part]["metrics"][name]["value"] for each in results]) for name in TITLES]
+        metrics = dict(zip(TITLES, map(_over_seeds, measures), strict=True))
         parts[part] = {"slices": own["slices"], "patients": own["patients"], "metrics": metrics}
-        head = f"{part} ({own['slices']} slices, {own['patients']} patients)"
-        columns.append([head, *map(cell, over_seeds.values())])
+        columns.append([f"{part} ({own['slices']} slices, {own['patients']} patients)", *map(cell, measures)])
     write_json(folder / "summary.json", {**facts, "parts": parts})
     heads, *lines = zip(["", *TITLES.values()], *columns, strict=True)
     text = (
@@ -349,6 +344,10 @@ def render_convergence(folder: Path) -> str:
     write_text(folder / "convergence.md", text)
     write_text(folder / "convergence.svg", svg(curves_figure(panels)))
     return text
+
+
+def _over_seeds(value: MeanSD) -> dict[str, Any]:
+    return {key: each for key, each in asdict(value).items() if key not in {"low", "high"}}
 
 
 def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
