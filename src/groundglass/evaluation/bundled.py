@@ -64,6 +64,6 @@ class BundledRun:
             np.array([self.calibration.probability(value) for value in logit], np.float64),
             np.concatenate(maps) if maps else None,
             cuts,
-            tuple(refused),
+            refused,
             None if bundle.reference is None else bundle.reference.percentile(embedding),
         )

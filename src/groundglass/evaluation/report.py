@@ -16,9 +16,9 @@ from rich.table import Table
 from sklearn import metrics as sklearn
 
 from groundglass.data.manifest import read_record
-from groundglass.evaluation.evaluate import BEYOND, Applicability, Evaluation, TrainedRun
+from groundglass.evaluation.evaluate import Evaluation, TrainedRun
 from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, Estimate
-from groundglass.evaluation.segmentation import SEGMENTATION_TITLES, CountedEstimate
+from groundglass.evaluation.segmentation import SEGMENTATION_TITLES
 from groundglass.files import counted, printable, write_json, write_text
 from groundglass.imaging.crop import lesion_mask
 from groundglass.inference.calibration import COVID, NON_COVID
@@ -30,16 +30,18 @@ from groundglass.reporting.overlay import Layers
 GALLERY = 6
 """Slices shown of each kind of error."""
 
-_HEADLINES = frozenset({"accuracy", "auc", "recall", "specificity"})
-_DICE = frozenset({"lung_dice", "lesion_dice"})
+_HEADLINES = frozenset({"accuracy", "auc", "recall", "specificity", "lung_dice", "lesion_dice"})
 _BASELINE = " File format alone: a baseline of format, pixel mode and suffix, cross-validated over the same patients."
 
 
 class _Row(NamedTuple):
-    """A measure; a ``headline`` stands in large print at the top, ``beside`` is what the baseline has."""
+    """A measure as the document has it, with ``value``, ``low`` and ``high``.
+
+    A ``headline`` stands in large print at the top, ``beside`` is what the baseline has.
+    """
 
     title: str
-    estimate: Estimate
+    estimate: Mapping[str, Any]
     note: str = ""
     headline: bool = False
     beside: str = ""
@@ -81,10 +83,10 @@ def tables(evaluation: Evaluation) -> Iterator[Table]:
         f"COVID right {right}, missed {missed}; NonCOVID right {spared}, false alarms {alarms}. Intervals: bootstrap "
         f"over patients, {evaluation.measured.patients.resamples} resamples. {_follows(evaluation)}",
     )
-    if evaluation.applicability is not None:
-        yield _table("Whether the bundle fits these slices", _fit_rows(evaluation.applicability))
-    if evaluation.segmentation:
-        yield _table("Lungs and lesions against their masks", _segmentation_rows(evaluation.segmentation))
+    if fit := evaluation.document["applicability"]:
+        yield _table("Whether the bundle fits these slices", _fit_rows(fit))
+    if "segmentation" in evaluation.document:
+        yield _table("Lungs and lesions against their masks", _segmentation_rows(evaluation.document))
 
 
 def _table(title: str, rows: list[_Row], caption: str | None = None) -> Table:
@@ -94,84 +96,87 @@ def _table(title: str, rows: list[_Row], caption: str | None = None) -> Table:
     table.add_column("95 % interval")
     table.add_column("Note", style="dim")
     for row in rows:
-        value, low, high = ("" if each is None else f"{each:.3f}" for each in row.estimate.bounds().values())
+        known = (row.estimate[name] for name in ("value", "low", "high"))
+        value, low, high = ("" if each is None else f"{each:.3f}" for each in known)
         table.add_row(row.title, value or "–", f"{low}–{high}", row.note)
     return table
 
 
 def _measure_rows(evaluation: Evaluation) -> list[_Row]:
     """The measures in their order, with intervals and notes, and the AUC by patients after that by slices."""
-    rows, baseline = [], evaluation.file_format
-    for name, each in evaluation.measured.metrics.items():
+    rows, document = [], evaluation.document
+    baseline, patients = document["file_format_baseline"], document["by_patient"]
+    for name, each in document["metrics"].items():
         better = "lower is better" if name in LOWER_IS_BETTER else ""
-        note = "; ".join(filter(None, (better, each.reason or each.interval_reason)))
-        beside = str(baseline.metrics[name]) if baseline and baseline.formats > 1 else ""
+        note = "; ".join(filter(None, (better, each["reason"] or each["interval_reason"])))
+        beside = str(Estimate(**baseline["metrics"][name])) if baseline and baseline["formats"] > 1 else ""
         rows.append(_Row(TITLES[name], each, note, name in _HEADLINES, beside))
-        if name == "auc" and (patients := evaluation.by_patient) is not None:
-            note = f"series score of each of {counted(patients.slices, 'patient')}"
-            rows.append(_Row("AUC by patients", patients.estimate, note, headline=True))
+        if name == "auc" and patients:
+            note = f"series score of each of {counted(patients['patients'], 'patient')}"
+            rows.append(_Row("AUC by patients", patients["auc"], note, headline=True))
     return rows
 
 
 def _follows(evaluation: Evaluation) -> str:
     """What the figures come to, in one sentence."""
-    auc, baseline = evaluation.measured.metrics["auc"], evaluation.file_format
+    auc, baseline = evaluation.measured.metrics["auc"], evaluation.document["file_format_baseline"]
     if auc.value is None:
         return f"There is no AUC: {auc.reason}."
-    if baseline is None or baseline.auc_difference.low is None:
+    difference = Estimate(**baseline["auc_difference"]) if baseline else Estimate(None)
+    if difference.low is None:
         return f"The AUC is {auc}; too few patients to say what the file format alone gives away."
-    if baseline.formats == 1:
+    if baseline["formats"] == 1:
         return f"The AUC is {auc}; all slices have one file format, which gives nothing away."
-    better = baseline.auc_difference.low > 0
-    alone = baseline.metrics["auc"].value
+    better, alone = difference.low > 0, baseline["metrics"]["auc"]["value"]
     return (
         f"The network tells the labels apart {'better' if better else 'no better'} than the file format alone does "
-        f"(AUC {auc.value:.3f} against {alone:.3f}, difference {baseline.auc_difference})"
+        f"(AUC {auc.value:.3f} against {alone:.3f}, difference {difference})"
         f"{'.' if better else ': these slices do not show that it recognises the disease.'}"
     )
 
 
-def _fit_rows(applicability: Applicability) -> list[_Row]:
-    sets, beyond = applicability.prediction_sets, applicability.beyond_95
-    reasons = "; ".join(f"{reason}: {count}" for reason, count in applicability.reasons.items())
-    far = "the bundle holds no reference of its training data" if beyond is None else BEYOND
+def _fit_rows(fit: Mapping[str, Any]) -> list[_Row]:
+    sets, unknown = fit["prediction_sets"], "the bundle holds no reference of its training data"
+    beyond = fit["beyond_95"] or {**Estimate(None).bounds(), "meaning": unknown}
     return [
-        _Row("Refused by the input check", applicability.refused, reasons),
-        _Row("Far from the training data", beyond or Estimate(None), far),
-        *(
-            _Row(f"Prediction sets that hold the label, {name} slices", share, f"nominal {sets.nominal_coverage:g}")
-            for name, share in sets.coverage.items()
+        _Row(
+            "Refused by the input check", fit["refused"], "; ".join(f"{why}: {n}" for why, n in fit["reasons"].items())
         ),
-        _Row("Uncertain", sets.uncertain, "prediction set of both labels or none"),
-        _Row("Accuracy where certain", sets.accuracy_where_certain),
+        _Row("Far from the training data", beyond, beyond["meaning"]),
+        *(
+            _Row(f"Prediction sets that hold the label, {name} slices", share, f"nominal {sets['nominal_coverage']:g}")
+            for name, share in sets["coverage"].items()
+        ),
+        _Row("Uncertain", sets["uncertain"], "prediction set of both labels or none"),
+        _Row("Accuracy where certain", sets["accuracy_where_certain"]),
     ]
 
 
-def _fit_words(fit: Applicability) -> str:
-    refused, far = (f"{100 * (fit.refused.value or 0):.0f} %", "how far they lie from the training data is not known")
-    if fit.beyond_95 is not None:
-        far = f"{100 * (fit.beyond_95.value or 0):.0f} % lie far from the training data, 5 % of data like it would"
-    return f"Of these slices the input check refuses {refused}; {far}."
+def _fit_words(fit: Mapping[str, Any]) -> str:
+    far = "how far they lie from the training data is not known"
+    if beyond := fit["beyond_95"]:
+        far = f"{100 * (beyond['value'] or 0):.0f} % lie far from the training data, 5 % of data like it would"
+    return f"Of these slices the input check refuses {100 * (fit['refused']['value'] or 0):.0f} %; {far}."
 
 
-def _segmentation_rows(segmentation: Mapping[str, CountedEstimate]) -> list[_Row]:
+def _segmentation_rows(document: Mapping[str, Any]) -> list[_Row]:
     return [
-        _Row(SEGMENTATION_TITLES[name], each.estimate, counted(each.slices, "slice"), name in _DICE)
-        for name, each in segmentation.items()
-        if each.slices
+        _Row(SEGMENTATION_TITLES[name], each, counted(each["slices"], "slice"), name in _HEADLINES)
+        for name, each in document.get("segmentation", {}).items()
+        if each["slices"]
     ]
 
 
 def _page(run: TrainedRun, evaluation: Evaluation) -> str:
-    document, fit, rows = evaluation.document, evaluation.applicability, _measure_rows(evaluation)
-    data, interval = document["data"], document["interval"]
+    document, rows = evaluation.document, _measure_rows(evaluation)
+    data, interval, fit = document["data"], document["interval"], document["applicability"]
     subtitle = (
         f"{data['slices']} slices of {data['patients']} patients: {data['covid']} COVID, {data['non_covid']} NonCOVID. "
         "COVID is the positive class."
     )
     title = f"{run.info['recipe']} on {evaluation.part.title}"
     return environment().get_template("report.html.j2").render(
-        report={"title": title, "subtitle": subtitle, "warnings": evaluation.warnings},
+        report={"title": title, "subtitle": subtitle, "warnings": document["warnings"]},
         follows=_follows(evaluation),
         measures=rows,
         measures_note=(
@@ -180,9 +185,9 @@ def _page(run: TrainedRun, evaluation: Evaluation) -> str:
             f"slices (seed {interval['seed']}; {interval['one_class_resamples']} resamples held one class only)."
             f"{_BASELINE if any(row.beside for row in rows) else ''}"
         ),
-        fit=[] if fit is None else _fit_rows(fit),
-        fit_words="" if fit is None else _fit_words(fit),
-        segmentation=_segmentation_rows(evaluation.segmentation),
+        fit=fit and _fit_rows(fit),
+        fit_words=fit and _fit_words(fit),
+        segmentation=_segmentation_rows(document),
         figures=[*_curves(evaluation), *_calls(evaluation), *_training(run)],
         gallery=_gallery(run, evaluation),
         facts=_facts(document),

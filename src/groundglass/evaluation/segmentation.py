@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from groundglass.evaluation.bootstrap import RESAMPLES, Resampling
-from groundglass.evaluation.metrics import Estimate
 
 Mask = NDArray[np.bool_]
 Statistic = Callable[[NDArray[np.float64]], float]
+
+Figure = dict[str, float | None]
+"""``value`` with ``low`` and ``high``, its 95 % interval by resampling patients, and ``slices`` it was measured on."""
 
 SEGMENTATION_TITLES: Mapping[str, str] = {
     "lung_dice": "Lung Dice, mean over slices",
@@ -35,14 +36,6 @@ lungs, is highest in the lesion (J. Zhang et al., IJCV 126, 2018); without predi
 the share of the lungs that is lesion, in percent; Spearman's correlation ranks it. Slices without predicted lungs have
 none and are left out of its figures. "Without lesions" are slices whose lesion mask is black.
 """
-
-
-@dataclass(frozen=True)
-class CountedEstimate:
-    """A figure with its interval, and how many slices it was measured on."""
-
-    estimate: Estimate
-    slices: int
 
 
 class Segmentation:
@@ -85,11 +78,8 @@ class Segmentation:
             }
         )
 
-    def figures(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, CountedEstimate]:
-        """Every figure, by the keys of ``SEGMENTATION_TITLES``, with its interval by resampling patients.
-
-        Empty where no slice was counted.
-        """
+    def figures(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Figure]:
+        """Every figure, by the keys of ``SEGMENTATION_TITLES``; empty where no slice was counted."""
         if not self._rows:
             return {}
         column = {name: np.array([row[name] for row in self._rows]) for name in self._rows[0]}
@@ -97,13 +87,12 @@ class Segmentation:
         lesion, true, opacity = column["lesion"], column["true_opacity"], column["opacity"]
         every, ill, clear = np.full(len(lesion), True), lesion > 0, lesion == 0
 
-        def figure(
-            of: Statistic | None, *values: NDArray[np.float64], among: NDArray[np.bool_] = every
-        ) -> CountedEstimate:
+        def figure(of: Statistic | None, *values: NDArray[np.float64], among: NDArray[np.bool_] = every) -> Figure:
             stacked = np.stack(values, axis=1)
             chosen = np.isfinite(stacked).all(axis=1) & among
             stacked, own = stacked[chosen], patients.among(chosen)
-            return CountedEstimate(own.figure(of, stacked) if of else own.share(stacked[:, 0] > 0), len(stacked))
+            estimate = own.figure(of, stacked) if of else own.share(stacked[:, 0] > 0)
+            return {**estimate.bounds(), "slices": len(stacked)}
 
         return {
             "lung_dice": figure(np.mean, column["lung_dice"]),
@@ -121,7 +110,7 @@ class Segmentation:
 def _size(*masks: Mask | None) -> float:
     """Pixels that all of the masks hold; NaN where one is not known."""
     known = [mask for mask in masks if mask is not None]
-    return np.count_nonzero(np.logical_and.reduce(known)) if len(known) == len(masks) else np.nan
+    return int(np.count_nonzero(np.logical_and.reduce(known))) if len(known) == len(masks) else np.nan
 
 
 def _share(part: float, whole: float) -> float:

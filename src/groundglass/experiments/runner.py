@@ -221,7 +221,7 @@ def gather(path: Path, task: Task, run: TrainedRun, evaluations: Mapping[str, Ev
         split={
             "specification": task.split,
             "train_and_val": run.info.get("fingerprint"),
-            "parts": {part: each.facts["fingerprint"] for part, each in evaluations.items()},
+            "parts": {part: each.document["data"]["fingerprint"] for part, each in evaluations.items()},
         },
         run={key: value for key, value in run.info.items() if key != "training_sha256"},
         cost={"parameters": cost.parameters, "macs": cost.macs, "input_size": size},

@@ -18,6 +18,7 @@ from groundglass.errors import DataError
 from groundglass.evaluation.metrics import TITLES
 from groundglass.evaluation.paired import ALPHA
 from groundglass.experiments.comparison import Comparison, MeanSD, PairedRows, Row
+from groundglass.experiments.plan import KINDS
 from groundglass.experiments.results import DEFAULT, LEFT_OUT, PAPER, PROTOCOLS, RunResult, complete, read_run_results
 from groundglass.files import counted, write_json, write_text
 from groundglass.reporting.figures import curves_figure, forest_figure, svg
@@ -316,9 +317,8 @@ def render_convergence(folder: Path) -> str:
     Raises:
         DataError: there is no result.
     """
-    order, lines = ("none", "imagenet", "c2l"), []
-    results = read_run_results(folder)
-    results.sort(key=lambda run: (run.network, order.index(run.weights), run.identity.seed))
+    results, lines = read_run_results(folder), []
+    results.sort(key=lambda run: (run.network, KINDS.index(run.weights), run.identity.seed))
     panels: dict[tuple[str, str], dict[str, list[list[float]]]] = {}
     for (network, weights), group in groupby(results, lambda run: (run.network, run.weights)):
         runs = list(group)
