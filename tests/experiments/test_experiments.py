@@ -300,19 +300,19 @@ def test_averaged_probabilities_are_tested_and_corrected_for_the_family(tmp_path
     rows = paired(tmp_path, *runs, document("vgg-11-none", 1.0, seed=7))
     pairs = [(first, name) for name in (*others, "vgg-11-none")]
     compared, (alone, *_) = rows.compare(pairs), rows.compare(pairs[:1])
-    assert [(each.second, each.seeds) for each in compared] == [(name, (0, 1)) for name in others]
+    assert [(each["second"], each["seeds"]) for each in compared] == [(name, (0, 1)) for name in others]
     label = rows.slices.label
     for each in compared:
-        predicted = [rows.rows[name].predictions for name in (first, each.second)]
+        predicted = [rows.rows[name].predictions for name in (first, each["second"])]
         means = [(own[0].probability + own[1].probability) / 2 for own in predicted]
         for measure, test in (("auc", delong_test), ("accuracy", mcnemar_test)):
-            found = each.measures[measure]
-            assert (found.difference, found.p_slices) == pytest.approx(test(label, *means))
-    for name, single in alone.measures.items():
-        family = [each.measures[name] for each in compared]
-        p = [max(test.p_slices or 0, test.p_patients or 0) for test in family]
-        assert [test.p_corrected for test in family] == holm(p)
-        assert single.p_corrected == max(single.p_slices or 0, single.p_patients or 0)
+            found = each["measures"][measure]
+            assert (found["difference"], found["p_slices"]) == pytest.approx(test(label, *means))
+    for name, single in alone["measures"].items():
+        family = [each["measures"][name] for each in compared]
+        p = [max(test["p_slices"], test["p_patients"]) for test in family]
+        assert [test["p_corrected"] for test in family] == holm(p)
+        assert single["p_corrected"] == max(single["p_slices"], single["p_patients"])
 
 
 def test_one_class_has_no_auc_and_one_patient_no_interval(tmp_path: Path) -> None:
@@ -324,9 +324,10 @@ def test_one_class_has_no_auc_and_one_patient_no_interval(tmp_path: Path) -> Non
         accuracy, auc = (rows.summary(VGG)[name] for name in ("accuracy", "auc"))
         assert (auc.mean is None, accuracy.low is None) == (one_class, not one_class)
         (compared,) = rows.compare([(VGG, "vgg-11-none")])
-        assert (compared.measures["auc"].difference is None) is one_class
-        assert (compared.measures["accuracy"].p_corrected is None) is not one_class
-        assert compared.measures["auc"].verdict == "no difference shown"
+        accuracy, auc = (compared["measures"][name] for name in ("accuracy", "auc"))
+        assert (auc["difference"] is None) is one_class
+        assert (accuracy["p_corrected"] is None) is not one_class
+        assert auc["verdict"] == "no difference shown"
 
 
 def test_only_the_same_slices_and_recipes_are_compared(tmp_path: Path) -> None:

@@ -76,10 +76,6 @@ class Estimate:
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
-Metrics = Mapping[str, Estimate]
-"""By the keys of ``TITLES`` and in their order."""
-
-
 def confusion(label: NDArray[np.int8], probability: NDArray[np.float64]) -> dict[str, int]:
     """Counts of slices, positive meaning COVID; arguments as of :func:`compute_metrics`."""
     positive, called = label == 1, probability >= THRESHOLD

@@ -23,11 +23,6 @@ from groundglass.data.splits import make_split
 from groundglass.errors import DataError, ImageError, RunError
 from groundglass.files import name_some, printable, write_json
 
-ALL = "all"
-"""Name of the part that holds every slice of a data set, whatever its split."""
-
-LOG = "evaluations.json"
-
 
 @dataclass(frozen=True)
 class Part:
@@ -78,14 +73,14 @@ def select_part(manifest: Manifest, split: str | None, part: str, seed: int) -> 
     Raises:
         DataError: the split has no such part, or the part holds no labelled slice.
     """
-    if part == ALL:
+    records = manifest.records
+    if part == "all":
         split = None
     elif split is None:
         raise DataError(f"part {part!r} of which split? Name one, for example --split official")
-    records = manifest.records
-    if split is not None:
+    else:
         indices = make_split(manifest, split, seed=seed, allow_overlap=True).part(part)
-        records = tuple(manifest.records[index] for index in indices)
+        records = tuple(records[index] for index in indices)
     labelled = tuple(record for record in records if record.label is not None)
     if not labelled:
         what = f"the {part} part of {manifest.name}" if split else f"{manifest.name} ({manifest})"
@@ -168,7 +163,7 @@ def record_evaluation(run: Path, part: Part, sha256: str, time: str, output: Pat
         "data": part.data, "split": part.split, "part": part.name, "slices": len(part.records),
         "fingerprint": sha256, "time": time, "output": printable(output.absolute()),
     }  # fmt: skip
-    path = run / LOG
+    path = run / "evaluations.json"
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["evaluations"] if path.exists() else []
         times = [each["fingerprint"] for each in (*entries, entry)].count(sha256)

@@ -138,10 +138,9 @@ def _follows(evaluation: Evaluation) -> str:
 def _fit_rows(fit: Mapping[str, Any]) -> list[_Row]:
     sets, unknown = fit["prediction_sets"], "the bundle holds no reference of its training data"
     beyond = fit["beyond_95"] or {**Estimate(None).bounds(), "meaning": unknown}
+    reasons = "; ".join(f"{reason}: {count}" for reason, count in fit["reasons"].items())
     return [
-        _Row(
-            "Refused by the input check", fit["refused"], "; ".join(f"{why}: {n}" for why, n in fit["reasons"].items())
-        ),
+        _Row("Refused by the input check", fit["refused"], reasons),
         _Row("Far from the training data", beyond, beyond["meaning"]),
         *(
             _Row(f"Prediction sets that hold the label, {name} slices", share, f"nominal {sets['nominal_coverage']:g}")
@@ -281,17 +280,16 @@ def _gallery(run: TrainedRun, evaluation: Evaluation) -> Iterator[Mapping[str, A
         worst, cases = errors[np.argsort(-np.abs(evaluation.logit[errors]), kind="stable")][:GALLERY], []
         slices = [read_record(part.records[index]) for index in worst]
         outputs = run.predict(slices)
-        for number, index in enumerate(worst):
-            record, cut = part.records[index], outputs.cuts[number]
+        maps = [None] * len(worst) if outputs.lesion_map is None else outputs.lesion_map
+        for index, ct_slice, cut, seen in zip(worst, slices, outputs.cuts, maps, strict=True):
+            record = part.records[index]
+            lesions = np.zeros_like(cut.lungs) if seen is None else lesion_mask(seen, cut)
             patient = record.patient_id if record.patient_known else "not known"
             facts = [
                 f"Probability of COVID {evaluation.probability[index]:.3f}",
                 f"Patient {patient}, source {record.source}",
             ]
-            lesions = np.zeros_like(cut.lungs)
-            if outputs.lesion_map is not None:
-                lesions = lesion_mask(outputs.lesion_map[number], cut)
-            layers = Layers.of(slices[number].pixels, cut.lungs, lesions, slices[number].origin.spacing)
+            layers = Layers.of(ct_slice.pixels, cut.lungs, lesions, ct_slice.origin.spacing)
             cases.append({"file": part.file(record), "facts": facts, "layers": layers})
         yield {"title": title, "words": f"Shown: {len(cases)} of {len(errors)}.", "cases": cases}
 

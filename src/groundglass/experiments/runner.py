@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 # Files of a run's folder, as training names them.
 _RECIPE, _INFO = "recipe.yaml", "run.json"
-# What is kept of a pretraining, counted of a network, and kept of the measures of a part.
+# What is kept of a pretraining, and of the measures of a part.
 _PRETRAINING = ("recipe", "network", "weights", "data", "split", "images", "slices", "fingerprint", "seed")
-_BRANCHES = ("mask", "attention", "gates", "histogram", "lesions")
 _MEASURED = ("metrics", "confusion", "interval", "warnings", "evaluations_of_these_slices")
 
 
@@ -203,7 +202,7 @@ def gather(path: Path, task: Task, run: TrainedRun, evaluations: Mapping[str, Ev
         if not all(math.isfinite(value) for value in row.values()):
             epoch = f"{run.path}: epoch {row['epoch']:.0f}"
             raise RunError(f"{epoch} has no finite loss; was the training stable?")
-    cost = measure(network.name, size, **{name: getattr(network, name) for name in _BRANCHES})
+    cost = measure(network.name, size, **network.model_dump(exclude={"name", "weights", "dropout"}))
     pretrained, parts, predictions = pretraining(network.name, network.weights), {}, {}
     for part, evaluation in evaluations.items():
         document, slices = evaluation.document, evaluation.part

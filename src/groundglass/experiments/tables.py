@@ -17,7 +17,7 @@ import numpy as np
 from groundglass.errors import DataError
 from groundglass.evaluation.metrics import TITLES
 from groundglass.evaluation.paired import ALPHA
-from groundglass.experiments.comparison import Comparison, MeanSD, PairedRows, Row
+from groundglass.experiments.comparison import MeanSD, PairedRows, Row
 from groundglass.experiments.plan import KINDS
 from groundglass.experiments.results import DEFAULT, LEFT_OUT, PAPER, PROTOCOLS, RunResult, complete, read_run_results
 from groundglass.files import counted, write_json, write_text
@@ -68,9 +68,9 @@ class _Section(PairedRows):
         pairs = [(own.name, name) if self.table1 else (name, own.name) for name in others] if own else []
         self.against = self.compare(pairs)
 
-    def other(self, comparison: Comparison) -> str:
+    def other(self, comparison: Mapping[str, Any]) -> str:
         """Title of the row that the reference is compared with."""
-        return self.rows[comparison.second if self.table1 else comparison.first].title
+        return self.rows[comparison["second" if self.table1 else "first"]].title
 
 
 def render_rows(folder: Path) -> str:
@@ -96,7 +96,7 @@ def render_rows(folder: Path) -> str:
     write_text(folder / f"{experiment}.csv", columns.getvalue())
     for section in sections:
         view = {"protocol": section.protocol, "part": section.part}
-        tests += [view | asdict(each) for each in section.against]
+        tests += [view | each for each in section.against]
         if section.rows:
             write_text(folder / f"{section.name}.svg", _figure(section))
     write_json(folder / "comparisons.json", tests)
@@ -202,13 +202,13 @@ def _tests(section: _Section) -> list[str]:
         heads += [f"Δ {measure}", "p slices", "p patients", "p corrected", f"{measure} is"]
     lines = []
     for each in section.against:
-        cells = [section.other(each), _seeds(each.seeds)]
-        for test in each.measures.values():
-            interval = "" if test.low is None else f" ({_signed(test.low)} to {_signed(test.high)})"
-            cells += [_signed(test.difference) + interval]
-            cells += [_p(test.p_slices), _p(test.p_patients), _p(test.p_corrected), test.verdict]
+        cells = [section.other(each), _seeds(each["seeds"])]
+        for test in each["measures"].values():
+            interval = "" if test["low"] is None else f" ({_signed(test['low'])} to {_signed(test['high'])})"
+            cells += [_signed(test["difference"]) + interval]
+            cells += [*(_p(test[name]) for name in ("p_slices", "p_patients", "p_corrected")), test["verdict"]]
         lines.append(cells)
-    resamples = section.against[0].resamples
+    resamples = section.against[0]["resamples"]
     note = (
         "Tested are the probabilities averaged over the seeds that both rows have. p over slices is DeLong's for the "
         f"AUC and McNemar's mid-p for the accuracy; p over patients, and the interval, are of {resamples:,} paired "
