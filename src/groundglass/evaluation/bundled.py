@@ -52,8 +52,7 @@ class BundledRun:
         for ct_slice in slices:
             cut = bundle.preprocessing.apply(ct_slice.pixels, bundle.lungs(ct_slice.pixels))
             output = engine.run(bundle.preprocessing.normalise(cut.pixels[None]))
-            unlike = bundle.input_check.refusal(ct_slice, cut, output.embedding[0])
-            refused.append(unfit(ct_slice, cut) or unlike)
+            refused.append(unfit(ct_slice, cut) or bundle.input_check.refusal(ct_slice, cut, output.embedding[0]))
             cuts.append(cut)
             outputs.append(output)
         logit = np.array([output.logit[0] for output in outputs], np.float64)

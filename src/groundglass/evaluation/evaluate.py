@@ -207,9 +207,8 @@ def _predict(
                 found = () if seen is None else (lesion_mask(seen, cut), in_slice(seen, cut))
                 masks.add(record.patient_id, true, cut.lungs, *found)
         batches.append(replace(outputs, lesion_map=None, cuts=()))
-    logit, probability = (
-        np.concatenate([getattr(each, name) for each in batches]) for name in ("logit", "probability")
-    )
+    logit = np.concatenate([each.logit for each in batches])
+    probability = np.concatenate([each.probability for each in batches])
     bad = np.flatnonzero(~(np.isfinite(logit) & (probability >= 0) & (probability <= 1)))
     if len(bad):
         name = part.file(part.records[bad[0]])

@@ -136,7 +136,7 @@ class PairedRows:
         """
         common = {(one, other): {*self.rows[one].seeds} & {*self.rows[other].seeds} for one, other in pairs}
         tested = {pair: tuple(sorted(seeds)) for pair, seeds in common.items() if seeds}
-        resamples, found = resamples_for(len(tested)), []
+        resamples, found = resamples_for(len(tested)), list[dict[str, Any]]()
         for (first, second), seeds in tested.items():
             measures = {name: self._test(name, (first, second), seeds, resamples) for name in PAIRED_TESTS}
             head = {"first": first, "second": second, "seeds": seeds, "resamples": resamples}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
@@ -72,36 +72,32 @@ def check(tasks: Sequence[Task], paths: ExperimentPaths, manifest: Manifest) -> 
             f"{tasks[0].name}: paints lesions into lesion-free slices; name their folder with --lesion-free, "
             "or switch it off with --set synthesis.slices_per_epoch=0"
         )
+    data = [each.resolve().name for each in paths.data]
     for task in tasks:
-        folder = paths.run(task)
-        if paths.result(task).exists():
-            result = read_run_result(paths.result(task))
+        path, folder = paths.result(task), paths.run(task)
+        own = {"split": task.split, "seed": task.identity.seed, "data": data}
+        wanted = {**complete(task.recipe.model_dump(mode="json")), **own}
+        if path.exists():
+            result = read_run_result(path)
+            info, recipe = result.run, complete(result.recipe)
             # The same kind of weights may lie elsewhere now; which file it was stands in the result.
-            own = {"network.weights": task.recipe.network.weights} if result.weights == task.weights else {}
-            _check_settings(result.path, complete(result.recipe) | own, result.run, task, paths)
+            if result.weights == task.weights:
+                recipe["network.weights"] = task.recipe.network.weights
         elif (folder / _INFO).exists():
-            recipe = yaml.safe_load((folder / _RECIPE).read_text(encoding="utf-8"))
-            info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
-            _check_settings(folder, recipe, info, task, paths)
+            path, info = folder, json.loads((folder / _INFO).read_text(encoding="utf-8"))
+            recipe = complete(yaml.safe_load((folder / _RECIPE).read_text(encoding="utf-8")))
+        else:
+            continue
+        # To mix other settings would compare apples with pears.
+        was = {**recipe, **{key: info.get(key) for key in own}}
+        if differing := [key for key in was | wanted if was.get(key) != wanted.get(key)]:
+            words = "; ".join(f"{key} was {was.get(key)}, is {wanted.get(key)}" for key in differing[:3])
+            advice = "choose another --output and --runs, or remove it"
+            raise RunError(f"{path}: has other settings ({words}); {advice}")
     for task in {(task.split, task.identity.seed, task.parts): task for task in tasks}.values():
         split = make_split(manifest, task.split, task.identity.seed, task.allow_overlap)
         for part in ("train", "val", *task.parts):
             split.part(part)
-
-
-def _check_settings(
-    path: Path, recipe: Mapping[str, Any], info: Mapping[str, Any], task: Task, paths: ExperimentPaths
-) -> None:
-    """Refuse what was made with other settings: mixing them would compare apples with pears."""
-    data = [each.resolve().name for each in paths.data]
-    own = {"split": task.split, "seed": task.identity.seed, "data": data}
-    was = {**complete(recipe), **{key: info.get(key) for key in own}}
-    wanted = {**complete(task.recipe.model_dump(mode="json")), **own}
-    differing = [key for key in was | wanted if was.get(key) != wanted.get(key)]
-    if differing:
-        words = "; ".join(f"{key} was {was.get(key)}, is {wanted.get(key)}" for key in differing[:3])
-        advice = "choose another --output and --runs, or remove it"
-        raise RunError(f"{path}: has other settings ({words}); {advice}")
 
 
 def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], None]) -> list[str]:
