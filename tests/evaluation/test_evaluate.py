@@ -69,8 +69,7 @@ def draw(path: Path, grey: int, seed: int) -> None:
 def run(tmp_path: Path) -> Any:
     """A finished run in a folder of its own."""
     (path := tmp_path / "run").mkdir()
-    does = {"predict": predict, "history": list, "plot": Figure, "calibration": None}
-    return SimpleNamespace(path=path, info=dict(INFO), **does)
+    return SimpleNamespace(path=path, info=dict(INFO), predict=predict, history=list, plot=Figure, calibration=None)
 
 
 @pytest.fixture
@@ -337,8 +336,7 @@ def test_figures_stand_beside_what_the_file_format_alone_gives_away(go: Go, make
     # Whoever is not in the fold of patient a, of COVID slices alone, has hardly any of these.
     patients = zip(make(names), "bbaaccaaccab", strict=False)
     folds = tuple(replace(record, patient_id=patient) for record, patient in patients)
-    evaluation = go(Manifest("drawn", folds[0].path.parent, folds))
-    assert evaluation.document["file_format_baseline"] is None
+    assert go(Manifest("drawn", folds[0].path.parent, folds)).document["file_format_baseline"] is None
 
 
 def command(name: object, manifest: Manifest, *more: str) -> Result:

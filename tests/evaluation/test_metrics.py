@@ -21,8 +21,8 @@ def test_calls_errors_of_calibration_and_reliability_by_hand() -> None:
     errors = [0.05, 0.15, 0.35, 0.85, 0.75, 0.55, 0.45, 0.25, 0.05, 0.05]
     found = compute_metrics(LABEL, PROBABILITY)["calibration_error"].value
     assert found == pytest.approx(sum(errors) / 10)
-    kinds = ("true_positive", "false_positive", "true_negative", "false_negative")
-    assert confusion(LABEL, PROBABILITY) == dict(zip(kinds, (3, 2, 4, 1), strict=True))
+    counts = {"true_positive": 3, "false_positive": 2, "true_negative": 4, "false_negative": 1}
+    assert confusion(LABEL, PROBABILITY) == counts
     assert [*confusion(LABEL, np.full(10, 0.5)).values()] == [4, 6, 0, 0], "called COVID at the threshold"
     for factor in (2, np.nan):
         with pytest.raises(ValueError, match="within 0 and 1"):
@@ -179,9 +179,8 @@ def test_mcnemar_on_counts() -> None:
         ((0, 1, 1, 0), 1.0),
     ):
         called = np.repeat([[0.5, 0.9, 0.4, 0.1], [0.6, 0.2, 1.0, 0.0]], counts, axis=1)
-        difference = (counts[1] - counts[2]) / sum(counts)
         found = mcnemar_test(np.ones(sum(counts), np.int8), *called)
-        assert found == pytest.approx((difference, p), abs=5e-5), counts
+        assert found == pytest.approx(((counts[1] - counts[2]) / sum(counts), p), abs=5e-5), counts
 
 
 def test_resamples_are_paired_and_weigh_patients() -> None:

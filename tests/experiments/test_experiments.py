@@ -80,11 +80,10 @@ def test_what_cannot_be_is_named() -> None:
             make()
 
 
-def test_rows_of_one_seed_come_first_and_a_list_can_be_narrowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_FOLDS", 2)
+def test_rows_of_one_seed_come_first_and_a_list_can_be_narrowed() -> None:
     networks = ["resnet-18", LITE]
     tasks = table1_tasks(["patients", "official"], networks, ["none"], seeds=[1, 0])
-    ways = ("patients/{}-none-seed-{}-fold-1", "patients/{}-none-seed-{}-fold-2", "official/{}-none-seed-{}")
+    ways = (*(f"patients/{{}}-none-seed-{{}}-fold-{fold}" for fold in range(1, 6)), "official/{}-none-seed-{}")
     expected = [way.format(network, seed) for seed in (0, 1) for way in ways for network in networks]
     assert [task.name for task in plan.chosen(tasks, ())] == expected
     assert len(plan.chosen(tasks, ["official/*", "official/resnet-18-none"])) == 4
@@ -237,10 +236,9 @@ def test_faults_are_found_before_it_starts(paths: ExperimentPaths, untrained: Mo
     lines = (data / "manifest.csv").read_text().splitlines()
     bare = replace(paths, data=(data / "no-test.csv",))
     bare.data[0].write_text("\n".join(line for line in lines if not line.endswith(",test")) + "\n")
-    narrow = [replace(task, split="patients:1/40") for task in tasks("patients")]
     for listed, place, error, match in (
         (tasks("official", "random"), bare, DataError, "has no part 'test'"),
-        (narrow, paths, DataError, "too few for 40 folds"),
+        ([replace(tasks()[0], split="patients:1/40")], paths, DataError, "too few for 40 folds"),
         (tasks(more=["synthesis.slices_per_epoch=8"]), paths, RecipeError, "--lesion-free"),
     ):
         with pytest.raises(error, match=match):
@@ -301,13 +299,12 @@ def test_averaged_probabilities_are_tested_and_corrected_for_the_family(tmp_path
     pairs = [(first, name) for name in (*others, "vgg-11-none")]
     compared, (alone, *_) = rows.compare(pairs), rows.compare(pairs[:1])
     assert [(each["second"], each["seeds"]) for each in compared] == [(name, (0, 1)) for name in others]
-    label = rows.slices.label
     for each in compared:
         predicted = [rows.rows[name].predictions for name in (first, each["second"])]
         means = [(own[0].probability + own[1].probability) / 2 for own in predicted]
         for measure, test in (("auc", delong_test), ("accuracy", mcnemar_test)):
             found = each["measures"][measure]
-            assert (found["difference"], found["p_slices"]) == pytest.approx(test(label, *means))
+            assert (found["difference"], found["p_slices"]) == pytest.approx(test(rows.slices.label, *means))
     for name, single in alone["measures"].items():
         family = [each["measures"][name] for each in compared]
         p = [max(test["p_slices"], test["p_patients"]) for test in family]
@@ -323,11 +320,10 @@ def test_one_class_has_no_auc_and_one_patient_no_interval(tmp_path: Path) -> Non
         rows = paired(tmp_path / value, *runs)
         accuracy, auc = (rows.summary(VGG)[name] for name in ("accuracy", "auc"))
         assert (auc.mean is None, accuracy.low is None) == (one_class, not one_class)
-        (compared,) = rows.compare([(VGG, "vgg-11-none")])
-        accuracy, auc = (compared["measures"][name] for name in ("accuracy", "auc"))
-        assert (auc["difference"] is None) is one_class
-        assert (accuracy["p_corrected"] is None) is not one_class
-        assert auc["verdict"] == "no difference shown"
+        (tests,) = (each["measures"] for each in rows.compare([(VGG, "vgg-11-none")]))
+        assert (tests["auc"]["difference"] is None) is one_class
+        assert (tests["accuracy"]["p_corrected"] is None) is not one_class
+        assert tests["auc"]["verdict"] == "no difference shown"
 
 
 def test_only_the_same_slices_and_recipes_are_compared(tmp_path: Path) -> None:

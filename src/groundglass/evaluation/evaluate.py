@@ -109,11 +109,6 @@ class Evaluation:
     # everything measured and everything needed to measure it again, as plain JSON values: ``metrics.json``
     document: Mapping[str, Any]
 
-    @property
-    def called(self) -> NDArray[np.bool_]:
-        """Which slices are called COVID, shape (N,)."""
-        return self.probability >= THRESHOLD
-
 
 def evaluate(
     run: TrainedRun,

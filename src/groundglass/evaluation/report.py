@@ -67,7 +67,7 @@ def _predictions(evaluation: Evaluation) -> Iterator[Sequence[str]]:
     """One row per slice."""
     part = evaluation.part
     yield ["file", "label", "patient_id", "source", "split", "probability", "logit", "prediction"]
-    labels = [np.where(covid, COVID, NON_COVID) for covid in (part.label == 1, evaluation.called)]
+    labels = [np.where(each, COVID, NON_COVID) for each in (part.label == 1, evaluation.probability >= THRESHOLD)]
     rows = zip(part.records, *labels, evaluation.probability, evaluation.logit, strict=True)
     for record, label, called, probability, logit in rows:
         whence = printable(record.patient_id), printable(record.source), record.split or ""
@@ -269,10 +269,10 @@ def _training(run: TrainedRun) -> Iterator[Mapping[str, Any]]:
 
 def _gallery(run: TrainedRun, evaluation: Evaluation) -> Iterator[Mapping[str, Any]]:
     """The most confident errors of both kinds, with what was found on them."""
-    part, covid = evaluation.part, evaluation.part.label == 1
+    part, covid, called = evaluation.part, evaluation.part.label == 1, evaluation.probability >= THRESHOLD
     for title, wrong in (
-        ("Missed: labelled COVID, called NonCOVID", covid & ~evaluation.called),
-        ("False alarms: labelled NonCOVID, called COVID", ~covid & evaluation.called),
+        ("Missed: labelled COVID, called NonCOVID", covid & ~called),
+        ("False alarms: labelled NonCOVID, called COVID", ~covid & called),
     ):
         errors = np.flatnonzero(wrong)
         if not len(errors):

@@ -82,7 +82,7 @@ class Segmentation:
         """Every figure, by the keys of ``SEGMENTATION_TITLES``; empty where no slice was counted."""
         if not self._rows:
             return {}
-        column = {name: np.array([row[name] for row in self._rows]) for name in self._rows[0]}
+        column = {name: np.array([row[name] for row in self._rows], np.float64) for name in self._rows[0]}
         patients = Resampling(np.array(self._patients, np.str_), resamples, seed)
         lesion, true, opacity = column["lesion"], column["true_opacity"], column["opacity"]
         every, ill, clear = np.full(len(lesion), True), lesion > 0, lesion == 0
