@@ -16,7 +16,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.special import expit
 from tests.conftest import Page, accept_all, tiny_parts
@@ -69,7 +68,7 @@ def draw(path: Path, grey: int, seed: int) -> None:
 def run(tmp_path: Path) -> Any:
     """A finished run in a folder of its own."""
     (path := tmp_path / "run").mkdir()
-    return SimpleNamespace(path=path, info=dict(INFO), predict=predict, history=list, plot=Figure, calibration=None)
+    return SimpleNamespace(path=path, info=dict(INFO), predict=predict, calibration=None)
 
 
 @pytest.fixture
@@ -166,7 +165,6 @@ def test_figures_are_downloaded_as_svg_and_csv(go: Go, make: Make, out: Path) ->
 def test_page_is_safe_and_accessible(run: Any, go: Go, make: Make, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # with real figures
     hostile = '<img src=x onerror=alert(1)> & "quoted".png'
-    run.history = lambda: [{"epoch": 0, "train_loss": 0.7, "val_loss": 0.6, "val_auc": 0.7}]
     go(make({0: hostile, 1: os.fsdecode(b"caf\xe9.png")}, source="<script>alert(2)</script>"))
     assert "caf\\udce9.png" in (out / "predictions.csv").read_text(encoding="utf-8")
     page = page_of(out)
@@ -181,7 +179,7 @@ def test_page_is_safe_and_accessible(run: Any, go: Go, make: Make, out: Path, mo
     assert not any(address in page.html for address in ("http:", "https:", "@import"))
     assert page.html.count("<image ") == 3, "each error once, with its outlines in layers"
     drawn = [attributes for tag, attributes in page.tags if tag == "img" or attributes.get("role") == "img"]
-    assert len([each for each in drawn if each.get("aria-label") or each.get("alt")]) == len(drawn) == 3 + 5
+    assert len([each for each in drawn if each.get("aria-label") or each.get("alt")]) == len(drawn) == 3 + 4
     assert all(attributes.get("scope") in {"row", "col"} for tag, attributes in page.tags if tag == "th")
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from groundglass.evaluation.evaluate import NetworkOutputs
 from groundglass.imaging.slice import CTSlice
@@ -36,14 +35,6 @@ class BundledRun:
             "training_seconds": training.get("seconds"),
             "versions": training.get("versions") or {},
         }
-
-    def history(self) -> Sequence[Mapping[str, float]]:
-        """Empty: a bundle does not carry it."""
-        return ()
-
-    def plot(self) -> Figure:
-        """Of nothing."""
-        return Figure()
 
     def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
         """Predict slices one by one as the bundle's users do; refused ones too, but with the reason."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
@@ -66,7 +65,7 @@ class NetworkOutputs:
 
 
 class TrainedRun(Protocol):
-    """A trained network with its history: a training's run folder, a bundle, or anything else that has these.
+    """A trained network: a training's run folder, a bundle, or anything else that has these.
 
     ``info`` names ``recipe``, ``network``, ``seed`` and ``split``; it may hold ``finished`` (bool; false or missing
     means unfinished), ``training_sha256`` (SHA-256 of the content of every training slice's file),
@@ -87,12 +86,6 @@ class TrainedRun(Protocol):
 
         Evaluations of a run are counted in its folder.
         """
-
-    def history(self) -> Sequence[Mapping[str, float]]:
-        """One mapping per epoch."""
-
-    def plot(self) -> Figure:
-        """The learning curves of a run with a history."""
 
     def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
         """Predict slices of any size, refused ones too."""

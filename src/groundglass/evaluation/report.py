@@ -187,7 +187,7 @@ def _page(run: TrainedRun, evaluation: Evaluation) -> str:
         fit=fit and _fit_rows(fit),
         fit_words=fit and _fit_words(fit),
         segmentation=_segmentation_rows(document),
-        figures=[*_curves(evaluation), *_calls(evaluation), *_training(run)],
+        figures=[*_curves(evaluation), *_calls(evaluation)],
         gallery=_gallery(run, evaluation),
         facts=_facts(document),
         notice=NOTICE,
@@ -258,13 +258,6 @@ def _calls(evaluation: Evaluation) -> Iterator[Mapping[str, Any]]:
         "called COVID.",
         {"label": [COVID, NON_COVID], "called COVID": [right, alarms], "called NonCOVID": [missed, spared]},
     )  # fmt: skip
-
-
-def _training(run: TrainedRun) -> Iterator[Mapping[str, Any]]:
-    if rows := run.history():
-        columns = {name: [row.get(name) for row in rows] for name in {name: None for row in rows for name in row}}
-        words = f"Loss and the measures on the validation part over {counted(len(rows), 'epoch')}."
-        yield _panel("training", "Training", run.plot(), words, columns)
 
 
 def _gallery(run: TrainedRun, evaluation: Evaluation) -> Iterator[Mapping[str, Any]]:

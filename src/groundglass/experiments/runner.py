@@ -17,7 +17,7 @@ from groundglass.data.load import load_pool
 from groundglass.data.manifest import Manifest
 from groundglass.data.splits import make_split
 from groundglass.errors import RecipeError, RunError, WeightsError
-from groundglass.evaluation.evaluate import Evaluation, TrainedRun, evaluate
+from groundglass.evaluation.evaluate import Evaluation, evaluate
 from groundglass.experiments.plan import Task
 from groundglass.experiments.results import Predictions, RunResult, complete, read_run_result, write_run_result
 from groundglass.files import printable
@@ -25,6 +25,7 @@ from groundglass.models.catalogue import find, pretraining
 from groundglass.training.recipe import Recipe
 
 if TYPE_CHECKING:
+    from groundglass.training.run import Run
     from groundglass.training.trainer import Job
 
 # Files of a run's folder, as training names them.
@@ -185,7 +186,7 @@ def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> RunResult:
     return gather(paths.result(task), task, run, evaluations)
 
 
-def gather(path: Path, task: Task, run: TrainedRun, evaluations: Mapping[str, Evaluation]) -> RunResult:
+def gather(path: Path, task: Task, run: Run, evaluations: Mapping[str, Evaluation]) -> RunResult:
     """Everything that is kept of a finished run, to be written to ``path``; ``evaluations`` are by part.
 
     Raises:
