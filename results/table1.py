@@ -80,7 +80,7 @@ def file_format(options: argparse.Namespace) -> None:
     measured = {}
     for protocol in PROTOCOLS:
         probability, tested = np.zeros(len(data)), []
-        for split in protocol_splits(protocol, 5).values():
+        for split in protocol_splits(protocol).values():
             parts = make_split(data, split, allow_overlap=split.startswith("random"))
             learnt, held = (np.array(parts.part(part)) for part in ("train", "test"))
             rule = LogisticRegression(max_iter=2000).fit(seen[learnt], label[learnt])

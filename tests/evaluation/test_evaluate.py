@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.special import expit
 from tests.conftest import Page, accept_all, tiny_parts
@@ -69,8 +68,7 @@ def draw(path: Path, grey: int, seed: int) -> None:
 def run(tmp_path: Path) -> Any:
     """A finished run in a folder of its own."""
     (path := tmp_path / "run").mkdir()
-    does = {"predict": predict, "history": list, "plot": Figure, "calibration": None}
-    return SimpleNamespace(path=path, record_folder=path, info=dict(INFO), **does)
+    return SimpleNamespace(path=path, info=dict(INFO), predict=predict, calibration=None)
 
 
 @pytest.fixture
@@ -167,7 +165,6 @@ def test_figures_are_downloaded_as_svg_and_csv(go: Go, make: Make, out: Path) ->
 def test_page_is_safe_and_accessible(run: Any, go: Go, make: Make, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # with real figures
     hostile = '<img src=x onerror=alert(1)> & "quoted".png'
-    run.history = lambda: [{"epoch": 0, "train_loss": 0.7, "val_loss": 0.6, "val_auc": 0.7}]
     go(make({0: hostile, 1: os.fsdecode(b"caf\xe9.png")}, source="<script>alert(2)</script>"))
     assert "caf\\udce9.png" in (out / "predictions.csv").read_text(encoding="utf-8")
     page = page_of(out)
@@ -182,7 +179,7 @@ def test_page_is_safe_and_accessible(run: Any, go: Go, make: Make, out: Path, mo
     assert not any(address in page.html for address in ("http:", "https:", "@import"))
     assert page.html.count("<image ") == 3, "each error once, with its outlines in layers"
     drawn = [attributes for tag, attributes in page.tags if tag == "img" or attributes.get("role") == "img"]
-    assert len([each for each in drawn if each.get("aria-label") or each.get("alt")]) == len(drawn) == 3 + 5
+    assert len([each for each in drawn if each.get("aria-label") or each.get("alt")]) == len(drawn) == 3 + 4
     assert all(attributes.get("scope") in {"row", "col"} for tag, attributes in page.tags if tag == "th")
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -235,7 +232,7 @@ def test_what_cannot_be_evaluated_is_refused(run: Any, go: Go, make: Make, tmp_p
 def test_evaluations_are_recorded(run: Any, go: Go, make: Make, tmp_path: Path, out: Path) -> None:
     manifest = make()
     for part, words, warned in (("test", "once", False), ("val", "once", False), ("test", "2 times", True)):
-        warnings = go(manifest, part).warnings
+        warnings = go(manifest, part).document["warnings"]
         assert f"{words}, this time included" in page_of(out).text
         assert any("evaluated with this run 2 times" in warning for warning in warnings) == warned
     entries = json.loads((run.path / "evaluations.json").read_text())["evaluations"]
@@ -251,16 +248,16 @@ def test_training_slices_and_the_unknown_are_told(run: Any, go: Go, make: Make, 
     manifest = make()
     records = list(manifest)
 
-    def warnings(part: str = "test", split: str | None = "official") -> tuple[str, ...]:
-        return go(replace(manifest, records=tuple(records)), part, split).warnings
+    def warnings(part: str = "test", split: str | None = "official") -> Sequence[str]:
+        return go(replace(manifest, records=tuple(records)), part, split).document["warnings"]
 
     files = [record.path for record in records if record.split == "train"]
     run.info["training_sha256"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-    assert warnings() == ()
+    assert warnings() == []
     whole = warnings("all", None)
     assert whole[0].startswith("The network was trained on 8 of these 24 slices")
     assert whole[0] in page_of(out).text
-    assert document(out)["warnings"] == list(whole)
+    assert document(out)["warnings"] == whole
     # The first training slice now shows the patient of the first two test slices.
     records[16] = replace(records[16], patient_id="patient 0")
     assert any(each.startswith("2 of 12 slices belong to 1 patients") for each in warnings())
@@ -279,11 +276,11 @@ def test_training_slices_and_the_unknown_are_told(run: Any, go: Go, make: Make, 
 def test_sources_that_give_the_label_away_are_told(run: Any, go: Go, make: Make) -> None:
     manifest, run.info["training_sha256"] = make(), ["0" * 64]
     apart = [replace(one, source="Bern" if one.label is Label.COVID else "Rome") for one in manifest]
-    (warning,) = go(replace(manifest, records=tuple(apart))).warnings
+    (warning,) = go(replace(manifest, records=tuple(apart))).document["warnings"]
     assert warning.startswith("Slices of Bern (COVID), Rome (NonCOVID) have one label")
     mixed = tuple(replace(one, source="Rome") if number % 3 == 0 else one for number, one in enumerate(apart))
     words = "Slices of Bern (COVID) have one label, which flatters: without them the AUC is "
-    assert any(words in each for each in go(replace(manifest, records=mixed)).warnings)
+    assert any(words in each for each in go(replace(manifest, records=mixed)).document["warnings"])
 
 
 def test_masks_of_the_manifest_are_compared_with_what_is_found(
@@ -317,7 +314,8 @@ def test_masks_of_the_manifest_are_compared_with_what_is_found(
     assert "segmentation" not in document(out), "without masks nothing is said of them"
     assert "against their masks" not in page_of(out).text
     run.predict = lambda slices: replace(predict(slices), lesion_map=None)
-    assert {name for name, each in go(masked).segmentation.items() if each.slices} == {"lung_dice", "lesion_in_lungs"}
+    found = go(masked).document["segmentation"]
+    assert {name for name, each in found.items() if each["slices"]} == {"lung_dice", "lesion_in_lungs"}
 
 
 def test_figures_stand_beside_what_the_file_format_alone_gives_away(go: Go, make: Make, out: Path) -> None:
@@ -336,7 +334,7 @@ def test_figures_stand_beside_what_the_file_format_alone_gives_away(go: Go, make
     # Whoever is not in the fold of patient a, of COVID slices alone, has hardly any of these.
     patients = zip(make(names), "bbaaccaaccab", strict=False)
     folds = tuple(replace(record, patient_id=patient) for record, patient in patients)
-    assert go(Manifest("drawn", folds[0].path.parent, folds)).file_format is None
+    assert go(Manifest("drawn", folds[0].path.parent, folds)).document["file_format_baseline"] is None
 
 
 def command(name: object, manifest: Manifest, *more: str) -> Result:
@@ -372,7 +370,7 @@ def test_a_bundle_says_what_the_classifier_says(tiny_bundle: Path, make: Make) -
     predictions = list(map(Classifier(opened).classify, slices))
     outputs = BundledRun(opened).predict(iter(slices))
     assert [reason is not None for reason in outputs.refused] == [False, True, False, False, False]
-    assert list(outputs.refused) == [prediction.reason for prediction in predictions]
+    assert outputs.refused == [prediction.reason for prediction in predictions]
     expected = [prediction.probability for prediction in predictions if prediction.probability is not None]
     np.testing.assert_allclose(np.delete(outputs.probability, 1), expected, atol=1e-6)
     assert (outputs.lesion_map.shape, len(outputs.cuts)) == ((5, 8, 8), 5)

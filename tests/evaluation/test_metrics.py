@@ -7,8 +7,8 @@ from scipy.stats import spearmanr
 from sklearn import metrics as sklearn
 
 from groundglass.evaluation.bootstrap import Resampling
-from groundglass.evaluation.metrics import TITLES, Confusion, compute_metrics, reliability, weighted_metrics
-from groundglass.evaluation.paired import ALPHA, delong_test, holm, mcnemar, paired_difference, resamples_for
+from groundglass.evaluation.metrics import TITLES, compute_metrics, confusion, reliability, weighted_metrics
+from groundglass.evaluation.paired import ALPHA, delong_test, holm, mcnemar_test, paired_difference, resamples_for
 from groundglass.evaluation.segmentation import SEGMENTATION_TITLES, Segmentation
 
 LABEL = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=np.int8)
@@ -21,17 +21,18 @@ def test_calls_errors_of_calibration_and_reliability_by_hand() -> None:
     errors = [0.05, 0.15, 0.35, 0.85, 0.75, 0.55, 0.45, 0.25, 0.05, 0.05]
     found = compute_metrics(LABEL, PROBABILITY)["calibration_error"].value
     assert found == pytest.approx(sum(errors) / 10)
-    assert Confusion.of(LABEL, PROBABILITY) == Confusion(3, 2, 4, 1)
-    assert Confusion.of(LABEL, np.full(10, 0.5)) == Confusion(4, 6, 0, 0), "called COVID at the threshold"
+    counts = {"true_positive": 3, "false_positive": 2, "true_negative": 4, "false_negative": 1}
+    assert confusion(LABEL, PROBABILITY) == counts
+    assert [*confusion(LABEL, np.full(10, 0.5)).values()] == [4, 6, 0, 0], "called COVID at the threshold"
     for factor in (2, np.nan):
         with pytest.raises(ValueError, match="within 0 and 1"):
             compute_metrics(LABEL, PROBABILITY * factor)
     bins = reliability(np.array([0, 1, 0, 1, 1, 0], np.int8), np.array([0.0, 0.1, 0.3, 0.7, 0.999, 1.0]))
-    assert [part.count for part in bins] == [1, 1, 0, 1, 0, 0, 0, 1, 0, 2], "every slice once"
-    assert bins[2].mean_probability is None
-    assert bins[9].observed == pytest.approx(0.5)
+    assert [part["count"] for part in bins] == [1, 1, 0, 1, 0, 0, 0, 1, 0, 2], "every slice once"
+    assert bins[2]["mean_probability"] is None
+    assert bins[9]["observed"] == pytest.approx(0.5)
     # Wilson's interval of 1 of 2, by hand: (1 + z²/2 ± z sqrt(1/2 + z²/4)) / (2 + z²) with z = 1.96.
-    assert (bins[9].observed_low, bins[9].observed_high) == pytest.approx((0.0945, 0.9055), abs=1e-4)
+    assert (bins[9]["observed_low"], bins[9]["observed_high"]) == pytest.approx((0.0945, 0.9055), abs=1e-4)
 
 
 def test_what_a_part_cannot_answer_has_a_reason() -> None:
@@ -99,11 +100,10 @@ def test_undefined_resamples_are_counted_and_left_out_or_the_reason_is_given() -
     result = Resampling(patients(5), 1000).measure(label, np.array([0.9, 0.1, 0.2, 0.3, 0.6]))
     auc = result.metrics["auc"]
     # A resample misses the one COVID patient with probability 0.8 ** 5 = 0.33, or is that patient alone.
-    assert result.one_class == auc.undefined_resamples == pytest.approx(328, abs=60)
+    assert auc.undefined_resamples == pytest.approx(328, abs=60)
     assert auc.low == auc.high == 1.0
     assert result.metrics["accuracy"].undefined_resamples == 0
     one_class = Resampling(patients(20), 100).measure(np.zeros(20, np.int8), np.linspace(0, 0.4, 20))
-    assert one_class.one_class == 100
     undefined = one_class.metrics["auc"]
     assert (undefined.low, undefined.interval_reason) == (None, "undefined in 100 of 100 resamples")
     assert one_class.metrics["brier"].low is not None
@@ -178,8 +178,9 @@ def test_mcnemar_on_counts() -> None:
         ((5, 0, 0, 5), 1.0),
         ((0, 1, 1, 0), 1.0),
     ):
-        right = np.repeat([[True, True, False, False], [True, False, True, False]], counts, axis=1)
-        assert mcnemar(*right) == pytest.approx(p, abs=5e-5), counts
+        called = np.repeat([[0.5, 0.9, 0.4, 0.1], [0.6, 0.2, 1.0, 0.0]], counts, axis=1)
+        found = mcnemar_test(np.ones(sum(counts), np.int8), *called)
+        assert found == pytest.approx(((counts[1] - counts[2]) / sum(counts), p), abs=5e-5), counts
 
 
 def test_resamples_are_paired_and_weigh_patients() -> None:
@@ -241,7 +242,7 @@ def test_figures_of_two_ill_slices_and_a_clear_one() -> None:
     tally.add("c", (LUNGS, NOTHING), LUNGS, box(5, 0, 6, 10), peak(0, 0))
     measured = tally.figures(resamples=100)
     assert list(measured) == list(SEGMENTATION_TITLES)
-    assert {name: (each.slices, each.estimate.value) for name, each in measured.items()} == {
+    assert {name: (each["slices"], each["value"]) for name, each in measured.items()} == {
         "lung_dice": (3, pytest.approx((1 + 160 / 180 + 1) / 3)),
         "lesion_dice": (2, pytest.approx((20 / 30 + 0) / 2)),
         "lesion_dice_pooled": (3, pytest.approx(20 / (30 + 60 + 10))),
@@ -275,5 +276,5 @@ def test_what_is_not_known_is_left_out() -> None:
         assert tally.figures() == {}
         tally.add("a", true, *found)
         measured = tally.figures(resamples=100)
-        assert {name: each.estimate.value for name, each in measured.items() if each.slices} == figures
-        assert all(each.estimate.low is None for each in measured.values()), "one patient only"
+        assert {name: each["value"] for name, each in measured.items() if each["slices"]} == figures
+        assert all(each["low"] is None for each in measured.values()), "one patient only"

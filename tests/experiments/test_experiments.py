@@ -23,7 +23,7 @@ from groundglass.data.splits import make_split
 from groundglass.errors import DataError, GroundglassError, RecipeError, RunError, WeightsError
 from groundglass.evaluation.bootstrap import Resampling
 from groundglass.evaluation.metrics import compute_metrics
-from groundglass.evaluation.paired import delong_test, holm, mcnemar
+from groundglass.evaluation.paired import delong_test, holm, mcnemar_test
 from groundglass.experiments import plan, runner
 from groundglass.experiments.comparison import PairedRows
 from groundglass.experiments.plan import Task, ablation_tasks, table1_tasks, variants
@@ -82,8 +82,8 @@ def test_what_cannot_be_is_named() -> None:
 
 def test_rows_of_one_seed_come_first_and_a_list_can_be_narrowed() -> None:
     networks = ["resnet-18", LITE]
-    tasks = table1_tasks(["patients", "official"], networks, ["none"], seeds=[1, 0], folds=2)
-    ways = ("patients/{}-none-seed-{}-fold-1", "patients/{}-none-seed-{}-fold-2", "official/{}-none-seed-{}")
+    tasks = table1_tasks(["patients", "official"], networks, ["none"], seeds=[1, 0])
+    ways = (*(f"patients/{{}}-none-seed-{{}}-fold-{fold}" for fold in range(1, 6)), "official/{}-none-seed-{}")
     expected = [way.format(network, seed) for seed in (0, 1) for way in ways for network in networks]
     assert [task.name for task in plan.chosen(tasks, ())] == expected
     assert len(plan.chosen(tasks, ["official/*", "official/resnet-18-none"])) == 4
@@ -146,8 +146,8 @@ def paths(data: Path, tmp_path: Path) -> ExperimentPaths:
     return ExperimentPaths((data,), runs, output, threads=1, accelerator="cpu", cache=cache, progress=False)
 
 
-def tasks(*protocols: str, numbers: Sequence[int] = (0,), more: Sequence[str] = (), folds: int = 2) -> list[Task]:
-    return table1_tasks(protocols or ("official",), [LITE], ["none"], numbers, [*QUICK, *more], folds=folds)
+def tasks(*protocols: str, numbers: Sequence[int] = (0,), more: Sequence[str] = ()) -> list[Task]:
+    return table1_tasks(protocols or ("official",), [LITE], ["none"], numbers, [*QUICK, *more])
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_faults_are_found_before_it_starts(paths: ExperimentPaths, untrained: Mo
     bare.data[0].write_text("\n".join(line for line in lines if not line.endswith(",test")) + "\n")
     for listed, place, error, match in (
         (tasks("official", "random"), bare, DataError, "has no part 'test'"),
-        (tasks("patients", folds=40), paths, DataError, "too few for 40 folds"),
+        ([replace(tasks()[0], split="patients:1/40")], paths, DataError, "too few for 40 folds"),
         (tasks(more=["synthesis.slices_per_epoch=8"]), paths, RecipeError, "--lesion-free"),
     ):
         with pytest.raises(error, match=match):
@@ -298,19 +298,18 @@ def test_averaged_probabilities_are_tested_and_corrected_for_the_family(tmp_path
     rows = paired(tmp_path, *runs, document("vgg-11-none", 1.0, seed=7))
     pairs = [(first, name) for name in (*others, "vgg-11-none")]
     compared, (alone, *_) = rows.compare(pairs), rows.compare(pairs[:1])
-    assert [(each.second, each.seeds) for each in compared] == [(name, (0, 1)) for name in others]
-    label = rows.slices.label
+    assert [(each["second"], each["seeds"]) for each in compared] == [(name, (0, 1)) for name in others]
     for each in compared:
-        predicted = [rows.rows[name].predictions for name in (first, each.second)]
+        predicted = [rows.rows[name].predictions for name in (first, each["second"])]
         means = [(own[0].probability + own[1].probability) / 2 for own in predicted]
-        auc, right = each.measures["auc"], [(mean >= 0.5) == (label == 1) for mean in means]
-        assert (auc.difference, auc.p_slices) == pytest.approx(delong_test(label, *means))
-        assert each.measures["accuracy"].p_slices == pytest.approx(mcnemar(*right))
-    for name, single in alone.measures.items():
-        family = [each.measures[name] for each in compared]
-        p = [max(test.p_slices or 0, test.p_patients or 0) for test in family]
-        assert [test.p_corrected for test in family] == holm(p)
-        assert single.p_corrected == max(single.p_slices or 0, single.p_patients or 0)
+        for measure, test in (("auc", delong_test), ("accuracy", mcnemar_test)):
+            found = each["measures"][measure]
+            assert (found["difference"], found["p_slices"]) == pytest.approx(test(rows.slices.label, *means))
+    for name, single in alone["measures"].items():
+        family = [each["measures"][name] for each in compared]
+        p = [max(test["p_slices"], test["p_patients"]) for test in family]
+        assert [test["p_corrected"] for test in family] == holm(p)
+        assert single["p_corrected"] == max(single["p_slices"], single["p_patients"])
 
 
 def test_one_class_has_no_auc_and_one_patient_no_interval(tmp_path: Path) -> None:
@@ -321,10 +320,10 @@ def test_one_class_has_no_auc_and_one_patient_no_interval(tmp_path: Path) -> Non
         rows = paired(tmp_path / value, *runs)
         accuracy, auc = (rows.summary(VGG)[name] for name in ("accuracy", "auc"))
         assert (auc.mean is None, accuracy.low is None) == (one_class, not one_class)
-        (compared,) = rows.compare([(VGG, "vgg-11-none")])
-        assert (compared.measures["auc"].difference is None) is one_class
-        assert (compared.measures["accuracy"].p_corrected is None) is not one_class
-        assert compared.measures["auc"].verdict == "no difference shown"
+        (tests,) = (each["measures"] for each in rows.compare([(VGG, "vgg-11-none")]))
+        assert (tests["auc"]["difference"] is None) is one_class
+        assert (tests["accuracy"]["p_corrected"] is None) is not one_class
+        assert tests["auc"]["verdict"] == "no difference shown"
 
 
 def test_only_the_same_slices_and_recipes_are_compared(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def evaluate(
             progress=lambda _, total: advance("evaluating", 1, total),
         )  # fmt: skip
     write_report(opened, evaluation, output)
-    for warning in evaluation.warnings:
+    for warning in evaluation.document["warnings"]:
         Console(stderr=True, soft_wrap=True).print(f"[bold yellow]warning:[/] {escape(warning)}")
     if as_json:
         typer.echo(json.dumps(evaluation.document, indent=2, ensure_ascii=False))

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from groundglass.evaluation.metrics import TITLES, Estimate, Metrics, compute_metrics, ranked, weighted_metrics
+from groundglass.evaluation.metrics import TITLES, Estimate, compute_metrics, ranked, weighted_metrics
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -128,14 +128,9 @@ class Resampling:
 class Bootstrap:
     """All measures with their intervals, by their keys in the order of ``TITLES``, and how these were made."""
 
-    metrics: Metrics
+    metrics: Mapping[str, Estimate]
     patients: Resampling = field(compare=False)
     draws: Draws = field(compare=False, repr=False)
-
-    @property
-    def one_class(self) -> int:
-        """Resamples whose slices were all COVID or all NonCOVID."""
-        return int(np.isnan(self.draws["auc"]).sum())
 
     def method(self) -> dict[str, Any]:
         """How the intervals were made, as plain JSON values."""

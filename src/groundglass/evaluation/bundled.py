@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from groundglass.evaluation.evaluate import NetworkOutputs
 from groundglass.imaging.slice import CTSlice
@@ -21,8 +20,6 @@ class BundledRun:
     Slices that the bundle would refuse are predicted all the same: a measurement leaves nothing out. Which
     they are is said beside, and how far each slice lies from the training data.
     """
-
-    record_folder: Path | None = None
 
     def __init__(self, bundle: Bundle) -> None:
         # The installed one has the same name on every machine.
@@ -39,14 +36,6 @@ class BundledRun:
             "versions": training.get("versions") or {},
         }
 
-    def history(self) -> Sequence[Mapping[str, float]]:
-        """Empty: a bundle does not carry it."""
-        return ()
-
-    def plot(self) -> Figure:
-        """Of nothing."""
-        return Figure()
-
     def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
         """Predict slices one by one as the bundle's users do; refused ones too, but with the reason."""
         bundle, engine = self.bundle, self.bundle.engine()
@@ -54,8 +43,7 @@ class BundledRun:
         for ct_slice in slices:
             cut = bundle.preprocessing.apply(ct_slice.pixels, bundle.lungs(ct_slice.pixels))
             output = engine.run(bundle.preprocessing.normalise(cut.pixels[None]))
-            unlike = bundle.input_check.refusal(ct_slice, cut, output.embedding[0])
-            refused.append(unfit(ct_slice, cut) or unlike)
+            refused.append(unfit(ct_slice, cut) or bundle.input_check.refusal(ct_slice, cut, output.embedding[0]))
             cuts.append(cut)
             outputs.append(output)
         logit = np.array([output.logit[0] for output in outputs], np.float64)
@@ -66,6 +54,6 @@ class BundledRun:
             np.array([self.calibration.probability(value) for value in logit], np.float64),
             np.concatenate(maps) if maps else None,
             cuts,
-            tuple(refused),
+            refused,
             None if bundle.reference is None else bundle.reference.percentile(embedding),
         )

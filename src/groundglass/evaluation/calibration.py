@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,35 +92,28 @@ def fit_reference(training: NDArray[np.floating], held_out: NDArray[np.floating]
     return replace(fitted, held_out=fitted.distance(held_out))
 
 
-@dataclass(frozen=True)
-class PredictionSets:
+def prediction_sets(
+    label: NDArray[np.int8], probability: NDArray[np.floating], patients: Resampling, calibration: Calibration,
+    told: Callable[[Estimate], Any],
+) -> dict[str, Any]:  # fmt: skip
     """Coverage of prediction sets, by label, against the nominal one, and how often they decide.
 
     ``uncertain`` is the share of slices whose set holds both labels or none; of the others ``accuracy_where_certain``
-    is called rightly.
+    is called rightly. ``label`` is 1 for COVID and 0 for NonCOVID, ``probability`` calibrated, shape (N,) each;
+    ``told`` makes a JSON value of each share.
     """
-
-    nominal_coverage: float
-    coverage: Mapping[str, Estimate]
-    uncertain: Estimate
-    accuracy_where_certain: Estimate
-
-
-def prediction_sets(
-    label: NDArray[np.int8], probability: NDArray[np.float64], patients: Resampling, calibration: Calibration
-) -> PredictionSets:
-    """Measure the prediction sets of slices, labelled 1 for COVID, by calibrated probabilities, shape (N,) each."""
     sets = [calibration.prediction_set(float(value)) for value in probability]
     called = np.array([calibration.label(each) for each in sets])
     truth = np.where(label == 1, COVID, NON_COVID)
     held = np.array([name in each for name, each in zip(truth, sets, strict=True)], np.bool_)
     certain = called != UNCERTAIN
-    return PredictionSets(
-        calibration.coverage,
-        {name: patients.among(truth == name).share(held[truth == name]) for name in (COVID, NON_COVID)},
-        patients.share(~certain),
-        patients.among(certain).share((called == truth)[certain]),
-    )
+    of = {name: truth == name for name in (COVID, NON_COVID)}
+    return {
+        "nominal_coverage": calibration.coverage,
+        "coverage": {name: told(patients.among(own).share(held[own])) for name, own in of.items()},
+        "uncertain": told(patients.share(~certain)),
+        "accuracy_where_certain": told(patients.among(certain).share((called == truth)[certain])),
+    }
 
 
 def series_scores(
@@ -165,17 +158,12 @@ def summary(part: Part, logit: NDArray[np.floating], calibration: Calibration) -
     """
     probability = np.array([calibration.probability(float(value)) for value in logit])
     measured = Resampling(part.patient).measure(part.label, probability)
-    sets = prediction_sets(part.label, probability, measured.patients, calibration)
+    patients = measured.patients
     return {
         "slices": len(part.records),
         "covid": int(part.label.sum()),
-        "patients": measured.patients.count,
+        "patients": patients.count,
         "metrics": {name: asdict(each) for name, each in measured.metrics.items()},
         "interval": measured.method(),
-        "prediction_sets": {
-            "nominal_coverage": sets.nominal_coverage,
-            "coverage": {name: share.value for name, share in sets.coverage.items()},
-            "uncertain": sets.uncertain.value,
-            "accuracy_where_certain": sets.accuracy_where_certain.value,
-        },
+        "prediction_sets": prediction_sets(part.label, probability, patients, calibration, lambda share: share.value),
     }

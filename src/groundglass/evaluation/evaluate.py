@@ -6,14 +6,12 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
@@ -21,10 +19,10 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from groundglass.data.manifest import Manifest, content_hash, read_mask, read_record
 from groundglass.errors import RunError
 from groundglass.evaluation.bootstrap import RESAMPLES, Bootstrap, Resampling, with_interval
-from groundglass.evaluation.calibration import PredictionSets, prediction_sets, series_scores
-from groundglass.evaluation.metrics import BINS, THRESHOLD, Confusion, Estimate, Metrics, now, reliability, versions
+from groundglass.evaluation.calibration import prediction_sets, series_scores
+from groundglass.evaluation.metrics import BINS, THRESHOLD, Estimate, confusion, now, reliability, versions
 from groundglass.evaluation.part import Part, fingerprint, part_warnings, record_evaluation, select_part
-from groundglass.evaluation.segmentation import CountedEstimate, Segmentation
+from groundglass.evaluation.segmentation import Segmentation
 from groundglass.files import printable
 from groundglass.imaging.crop import CroppedSlice, in_slice, lesion_mask
 from groundglass.imaging.slice import CTSlice
@@ -59,15 +57,15 @@ class NetworkOutputs:
     # logit of lesion of each place, shape (N, h, w); None of a network without lesion decoder
     lesion_map: NDArray[np.floating] | None
     cuts: Sequence[CroppedSlice]  # what the network was shown, and the lungs of each slice
-    # why the input check refuses each slice, None for those that it accepts; None without a check
-    refused: tuple[str | None, ...] | None = None
+    # why the input check refuses each slice, None for those that it accepts; empty without a check
+    refused: Sequence[str | None] = ()
     # share of held-out slices that lie nearer to the training slices than each slice, 0 to 100, shape (N,);
     # None without a reference
     percentile: NDArray[np.float64] | None = None
 
 
 class TrainedRun(Protocol):
-    """A trained network with its history: a training's run folder, a bundle, or anything else that has these.
+    """A trained network: a training's run folder, a bundle, or anything else that has these.
 
     ``info`` names ``recipe``, ``network``, ``seed`` and ``split``; it may hold ``finished`` (bool; false or missing
     means unfinished), ``training_sha256`` (SHA-256 of the content of every training slice's file),
@@ -83,47 +81,14 @@ class TrainedRun(Protocol):
         """Facts about the training."""
 
     @property
-    def record_folder(self) -> Path | None:
-        """Where evaluations are counted; None where they are not."""
-
-    @property
     def calibration(self) -> Calibration | None:
-        """From logit to prediction set: a bundle's, which also has an input check; None of a run."""
+        """From logit to prediction set: a bundle's, which also has an input check; None of a run.
 
-    def history(self) -> Sequence[Mapping[str, float]]:
-        """One mapping per epoch."""
-
-    def plot(self) -> Figure:
-        """The learning curves of a run with a history."""
+        Evaluations of a run are counted in its folder.
+        """
 
     def predict(self, slices: Iterable[CTSlice]) -> NetworkOutputs:
         """Predict slices of any size, refused ones too."""
-
-
-@dataclass(frozen=True)
-class Applicability:
-    """Whether a bundle's answers can be relied on for the evaluated slices.
-
-    ``refused`` is the share that its input check refuses, and ``reasons`` how often each was given; ``beyond_95`` is
-    explained by ``BEYOND``, None where the bundle holds no reference.
-    """
-
-    refused: Estimate
-    reasons: Mapping[str, int]
-    beyond_95: Estimate | None
-    prediction_sets: PredictionSets
-
-
-@dataclass(frozen=True)
-class FormatBaseline:
-    """A baseline that sees of each slice its file format, pixel mode and suffix, cross-validated over patients.
-
-    ``formats`` counts these; ``auc_difference`` is the network's AUC less the baseline's, paired.
-    """
-
-    formats: int
-    metrics: Metrics
-    auc_difference: Estimate
 
 
 @dataclass(frozen=True)
@@ -134,63 +99,8 @@ class Evaluation:
     logit: NDArray[np.float64]  # of COVID, shape (N,)
     probability: NDArray[np.float64]  # of COVID, shape (N,)
     measured: Bootstrap
-    warnings: tuple[str, ...]  # what a reader must know before trusting them
-    # of a bundle; None for a run, which has neither input check nor prediction sets
-    applicability: Applicability | None
-    # by the keys of `SEGMENTATION_TITLES`; empty where the manifest names no masks of the slices
-    segmentation: Mapping[str, CountedEstimate]
-    # what the file format alone gives away; None where it cannot be measured
-    file_format: FormatBaseline | None
-    # AUC of the series scores of patients whose slices all have one label, and how many they are; None where
-    # no patient is known to have several slices
-    by_patient: CountedEstimate | None
-    facts: Mapping[str, Any]  # what else `metrics.json` holds, by its keys
-
-    @property
-    def called(self) -> NDArray[np.bool_]:
-        """Which slices are called COVID, shape (N,)."""
-        return self.probability >= THRESHOLD
-
-    @property
-    def confusion(self) -> Confusion:
-        """Counts of right and wrong calls."""
-        return Confusion.of(self.part.label, self.probability)
-
-    @cached_property
-    def document(self) -> Mapping[str, Any]:
-        """Everything measured and everything needed to measure it again, as plain JSON values."""
-        part, measured, facts = self.part, self.measured, dict(self.facts)
-        segmentation, applicability = _plain(self.segmentation), _plain(self.applicability)
-        patients = self.by_patient
-        if applicability and applicability["beyond_95"]:
-            applicability["beyond_95"]["meaning"] = BEYOND
-        covid, slices = int(part.label.sum()), len(part.records)
-        return {
-            "format": FORMAT,
-            "run": facts.pop("run"),
-            "data": {
-                "name": part.data, "root": printable(part.root), "split": part.split, "part": part.name,
-                "slices": slices, "covid": covid, "non_covid": slices - covid, "patients": measured.patients.count,
-                "unlabelled": part.unlabelled, "fingerprint": facts.pop("fingerprint"),
-            },
-            "positive": "COVID",
-            "threshold": THRESHOLD,
-            "metrics": {name: asdict(each) for name, each in measured.metrics.items()},
-            "confusion": asdict(self.confusion),
-            "interval": {
-                **measured.method(), "one_class_resamples": measured.one_class, "seed": measured.patients.seed,
-            },
-            "calibration": {
-                "bins": BINS,
-                "reliability": [asdict(each) for each in reliability(part.label, self.probability)],
-            },
-            "applicability": applicability,
-            **({"segmentation": segmentation} if segmentation else {}),
-            "file_format_baseline": _plain(self.file_format),
-            "by_patient": patients and {"auc": patients.estimate.bounds(), "patients": patients.slices},
-            "warnings": list(self.warnings),
-            **facts,
-        }  # fmt: skip
+    # everything measured and everything needed to measure it again, as plain JSON values: ``metrics.json``
+    document: Mapping[str, Any]
 
 
 def evaluate(
@@ -226,35 +136,37 @@ def evaluate(
     logit, probability = (np.asarray(each, np.float64) for each in (outputs.logit, outputs.probability))
     patients = Resampling(chosen.patient, resamples, seed)
     measured = patients.measure(chosen.label, probability)
-    trained = info.get("training_sha256", ())
+    trained = frozenset(info.get("training_sha256", ()))
     warnings = part_warnings(manifest, chosen, hashes, trained, info["split"], probability)
-    applicability = None
-    if run.calibration is not None:
-        applicability = _applicability(chosen.label, probability, patients, outputs, run.calibration)
-    sha256, moment = fingerprint(chosen, hashes), now()
-    times = 1  # A bundle is not written to once it is made.
-    if run.record_folder is not None:
-        times = record_evaluation(run.record_folder, chosen, sha256, moment, output)
+    sha256, moment, times = fingerprint(chosen, hashes), now(), 1
+    if run.calibration is None:  # A bundle is not written to once it is made.
+        times = record_evaluation(run.path, chosen, sha256, moment, output)
     if times > 1 and part not in {"train", "val"}:
-        warnings = (
-            f"These slices have been evaluated with this run {times} times, this time included. Figures on a "
-            "test part hold only if nothing was chosen by them.",
-            *warnings,
-        )
-    facts = {
+        counted = f"These slices have been evaluated with this run {times} times, this time included."
+        warnings.insert(0, f"{counted} Figures on a test part hold only if nothing was chosen by them.")
+    segmentation = masks.figures(resamples=resamples, seed=seed)
+    covid, slices = int(chosen.label.sum()), len(chosen.records)
+    document = {
+        "format": FORMAT,
         "run": {"path": printable(run.path), **{key: info.get(key) for key in _RUN}},
-        "fingerprint": sha256,
+        "data": {
+            "name": chosen.data, "root": printable(chosen.root), "split": chosen.split, "part": chosen.name,
+            "slices": slices, "covid": covid, "non_covid": slices - covid, "patients": patients.count,
+            "unlabelled": chosen.unlabelled, "fingerprint": sha256,
+        },
+        **_measures(chosen.label, probability, measured),
+        "applicability": _applicability(chosen, outputs, patients, run.calibration),
+        **({"segmentation": segmentation} if segmentation else {}),
+        "file_format_baseline": _file_format(chosen, formats, measured),
+        "by_patient": _by_patient(chosen, probability, measured),
+        "warnings": warnings,
         "evaluations_of_these_slices": times,
         "time": moment,
         "seconds": seconds,
         "versions": versions(),
         "command": _command(run, chosen, manifest, output, patients),
-    }
-    return Evaluation(
-        chosen, logit, probability, measured, warnings, applicability,
-        masks.figures(resamples=resamples, seed=seed), _file_format(chosen, formats, measured),
-        _by_patient(chosen, probability, measured), facts,
-    )  # fmt: skip
+    }  # fmt: skip
+    return Evaluation(chosen, logit, probability, measured, document)
 
 
 def _predict(
@@ -283,35 +195,52 @@ def _predict(
                 found = () if seen is None else (lesion_mask(seen, cut), in_slice(seen, cut))
                 masks.add(record.patient_id, true, cut.lungs, *found)
         batches.append(replace(outputs, lesion_map=None, cuts=()))
-    logit, probability = (
-        np.concatenate([getattr(each, name) for each in batches]) for name in ("logit", "probability")
-    )
+    logit = np.concatenate([each.logit for each in batches])
+    probability = np.concatenate([each.probability for each in batches])
     bad = np.flatnonzero(~(np.isfinite(logit) & (probability >= 0) & (probability <= 1)))
     if len(bad):
         name = part.file(part.records[bad[0]])
         raise RunError(f"{run.path}: no valid probability for {name}; was the training stable?")
-    refused = tuple(reason for each in batches for reason in each.refused or ())
+    refused = [reason for each in batches for reason in each.refused]
     known = [each.percentile for each in batches if each.percentile is not None]
     percentile = np.concatenate(known) if known else None
     return NetworkOutputs(logit, probability, None, (), refused, percentile), formats
 
 
+def _measures(label: NDArray[np.int8], probability: NDArray[np.float64], measured: Bootstrap) -> dict[str, Any]:
+    undefined = measured.metrics["auc"].undefined_resamples
+    return {
+        "positive": "COVID",
+        "threshold": THRESHOLD,
+        "metrics": {name: asdict(each) for name, each in measured.metrics.items()},
+        "confusion": confusion(label, probability),
+        "interval": {**measured.method(), "one_class_resamples": undefined, "seed": measured.patients.seed},
+        "calibration": {"bins": BINS, "reliability": reliability(label, probability)},
+    }
+
+
 def _applicability(
-    label: NDArray[np.int8], probability: NDArray[np.float64], patients: Resampling, outputs: NetworkOutputs,
-    calibration: Calibration,
-) -> Applicability:  # fmt: skip
-    refused, percentile = outputs.refused or (), outputs.percentile
-    reasons = [each.partition(" (")[0].partition(":")[0] for each in refused if each is not None]
-    return Applicability(
-        patients.share(np.array([reason is not None for reason in refused])),
-        dict(Counter(reasons).most_common()),
-        None if percentile is None else patients.share(percentile >= _FAR),
-        prediction_sets(label, probability, patients, calibration),
-    )
+    part: Part, outputs: NetworkOutputs, patients: Resampling, calibration: Calibration | None
+) -> dict[str, Any] | None:
+    """Whether a bundle's answers can be relied on for these slices; None for a run, which has no input check."""
+    if calibration is None:
+        return None
+    reasons = [reason.partition(" (")[0].partition(":")[0] for reason in outputs.refused if reason is not None]
+    beyond = None if outputs.percentile is None else patients.share(outputs.percentile >= _FAR)
+    return {
+        "refused": patients.share(np.array([reason is not None for reason in outputs.refused])).bounds(),
+        "reasons": dict(Counter(reasons).most_common()),
+        "beyond_95": beyond and {**beyond.bounds(), "meaning": BEYOND},
+        "prediction_sets": prediction_sets(part.label, outputs.probability, patients, calibration, Estimate.bounds),
+    }
 
 
-def _file_format(part: Part, formats: Sequence[str], measured: Bootstrap) -> FormatBaseline | None:
-    """Beside the network's measures; None where a fold would be fitted to one label."""
+def _file_format(part: Part, formats: Sequence[str], measured: Bootstrap) -> dict[str, Any] | None:
+    """A baseline that sees of each slice its file format, pixel mode and suffix, cross-validated over patients.
+
+    Beside its measures ``formats``, which counts these, and the network's AUC less its, paired. None where a fold would
+    be fitted to one label.
+    """
     label, patient, kinds = part.label, part.patient, np.unique(formats)
     folds = min(5, *(len(np.unique(patient[label == value])) for value in (0, 1)))
     if folds < 2:
@@ -328,16 +257,21 @@ def _file_format(part: Part, formats: Sequence[str], measured: Bootstrap) -> For
     alone = measured.patients.measure(label, seen)
     gap = (measured.metrics["auc"].value or 0.0) - (alone.metrics["auc"].value or 0.0)
     draws = measured.draws["auc"] - alone.draws["auc"]
-    return FormatBaseline(len(kinds), alone.metrics, with_interval(Estimate(gap), draws, measured.patients.count))
+    return {
+        "formats": len(kinds),
+        "metrics": {name: each.bounds() for name, each in alone.metrics.items()},
+        "auc_difference": with_interval(Estimate(gap), draws, measured.patients.count).bounds(),
+    }
 
 
-def _by_patient(part: Part, probability: NDArray[np.float64], measured: Bootstrap) -> CountedEstimate | None:
+def _by_patient(part: Part, probability: NDArray[np.float64], measured: Bootstrap) -> dict[str, Any] | None:
+    """AUC of the series scores of patients whose slices have one label; None where no patient has several slices."""
     if not len(series_scores(part, probability)[0]):
         return None
     score, label, _ = series_scores(part, probability, least=1)
     each = np.arange(len(score)).astype(np.str_)
     found = replace(measured.patients, patient=each).measure(label, score.clip(0, 1))
-    return CountedEstimate(found.metrics["auc"], len(score))
+    return {"auc": found.metrics["auc"].bounds(), "patients": len(score)}
 
 
 def _command(run: TrainedRun, part: Part, manifest: Manifest, output: Path, patients: Resampling) -> str:
@@ -346,14 +280,3 @@ def _command(run: TrainedRun, part: Part, manifest: Manifest, output: Path, pati
     words += ["--split", part.split] if part.split is not None else []
     words += ["--part", part.name, "--output", printable(output)]
     return shlex.join([*words, "--bootstrap", str(patients.resamples), "--seed", str(patients.seed)])
-
-
-def _plain(value: Any) -> Any:
-    """Data classes and mappings as JSON values, of estimates their value and bounds."""
-    if isinstance(value, Estimate):
-        return value.bounds()
-    if isinstance(value, CountedEstimate):
-        return {**value.estimate.bounds(), "slices": value.slices}
-    if is_dataclass(value):
-        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
-    return {name: _plain(each) for name, each in value.items()} if isinstance(value, Mapping) else value

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,25 +76,15 @@ class Estimate:
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
-Metrics = Mapping[str, Estimate]
-"""By the keys of ``TITLES`` and in their order."""
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """Counts of slices; positive means COVID."""
-
-    true_positive: int
-    false_positive: int
-    true_negative: int
-    false_negative: int
-
-    @classmethod
-    def of(cls, label: NDArray[np.int8], probability: NDArray[np.float64]) -> Confusion:
-        """Count; arguments as of :func:`compute_metrics`."""
-        positive, called = label == 1, probability >= THRESHOLD
-        kinds = positive & called, ~positive & called, ~positive & ~called, positive & ~called
-        return cls(*(int(kind.sum()) for kind in kinds))
+def confusion(label: NDArray[np.int8], probability: NDArray[np.float64]) -> dict[str, int]:
+    """Counts of slices, positive meaning COVID; arguments as of :func:`compute_metrics`."""
+    positive, called = label == 1, probability >= THRESHOLD
+    return {
+        "true_positive": int((positive & called).sum()),
+        "false_positive": int((~positive & called).sum()),
+        "true_negative": int((~positive & ~called).sum()),
+        "false_negative": int((positive & ~called).sum()),
+    }
 
 
 def compute_metrics(label: NDArray[np.int8], probability: NDArray[np.float64]) -> dict[str, Estimate]:
@@ -165,39 +156,26 @@ def ranked(
 
 def _bin_index(probability: NDArray[np.float64]) -> NDArray[np.intp]:
     """The bin of each probability, 0 to ``BINS - 1``; 1.0 belongs to the last bin."""
-    edges = np.arange(BINS + 1) / BINS
-    return np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, BINS - 1)
+    return np.digitize(probability, np.arange(1, BINS) / BINS)
 
 
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """One bin: its edges, its slices, their mean probability and share of COVID (None without slices).
+def reliability(label: NDArray[np.int8], probability: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """Of each bin its edges, slices (``count``), mean probability and observed share of COVID, None without slices.
 
     ``observed_low`` and ``observed_high`` are Wilson's 95 % binomial interval of that share, for which slices count
-    as independent.
+    as independent. Arguments as of :func:`compute_metrics`.
     """
-
-    low: float
-    high: float
-    count: int
-    mean_probability: float | None = None
-    observed: float | None = None
-    observed_low: float | None = None
-    observed_high: float | None = None
-
-
-def reliability(label: NDArray[np.int8], probability: NDArray[np.float64]) -> tuple[ReliabilityBin, ...]:
-    """Mean probability and observed share of COVID in each bin; arguments as of :func:`compute_metrics`."""
     index, bins = _bin_index(probability), []
     for number in range(BINS):
         inside = index == number
         count, covid = int(inside.sum()), int(label[inside].sum())
-        share: tuple[float, ...] = ()
+        measured = dict.fromkeys(("mean_probability", "observed", "observed_low", "observed_high"), None)
         if count:
-            wilson = binomtest(covid, count).proportion_ci(0.95, "wilson")
-            share = float(probability[inside].mean()), covid / count, float(wilson.low), float(wilson.high)
-        bins.append(ReliabilityBin(number / BINS, (number + 1) / BINS, count, *share))
-    return tuple(bins)
+            low, high = binomtest(covid, count).proportion_ci(0.95, "wilson")
+            values = float(probability[inside].mean()), covid / count, float(low), float(high)
+            measured = dict(zip(measured, values, strict=True))
+        bins.append({"low": number / BINS, "high": (number + 1) / BINS, "count": count, **measured})
+    return bins
 
 
 def versions(*packages: str) -> dict[str, str]:

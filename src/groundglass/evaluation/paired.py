@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, norm, rankdata
 
 from groundglass.evaluation.bootstrap import RESAMPLES, with_interval
-from groundglass.evaluation.metrics import Estimate
+from groundglass.evaluation.metrics import THRESHOLD, Estimate
 
 ALPHA = 0.05
 """A difference is shown where its corrected p-value is below this."""
@@ -50,14 +50,23 @@ def delong_test(
     return difference, float(2 * norm.sf(abs(difference) / error)) if error > _EQUAL else 0.0
 
 
-def mcnemar(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> float:
-    """Two-sided mid-p of McNemar's test whether two networks are right on equally many of N slices, shape (N,) each.
+def mcnemar_test(
+    label: NDArray[np.int8], first: NDArray[np.float64], second: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Accuracy of the first network less that of the second, and the two-sided mid-p of McNemar's test.
 
-    It is close to its level (Fagerland, Lydersen and Laake, BMC Medical Research Methodology 13:91, 2013).
+    It is close to its level (Fagerland, Lydersen and Laake, BMC Medical Research Methodology 13:91, 2013). ``label``
+    is 1 for COVID and 0 for NonCOVID, the networks' probabilities are of COVID, shape (N,) each.
     """
-    alone = int((first_right & ~second_right).sum()), int((~first_right & second_right).sum())
+    one, other = ((probability >= THRESHOLD) == (label == 1) for probability in (first, second))
+    alone = int((one & ~other).sum()), int((~one & other).sum())
     fewer, total = min(alone), sum(alone)
-    return min(1.0, 2 * float(binom.cdf(fewer, total, 0.5)) - float(binom.pmf(fewer, total, 0.5)))
+    p = min(1.0, 2 * float(binom.cdf(fewer, total, 0.5)) - float(binom.pmf(fewer, total, 0.5)))
+    return float(one.mean() - other.mean()), p
+
+
+PAIRED_TESTS = {"auc": delong_test, "accuracy": mcnemar_test}
+"""By the measures that are compared, what takes slices for independent."""
 
 
 def paired_difference(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +22,6 @@ from groundglass.data.manifest import Label, Manifest, Record, content_hash
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, ImageError, RunError
 from groundglass.files import name_some, printable, write_json
-
-ALL = "all"
-"""Name of the part that holds every slice of a data set, whatever its split."""
-
-LOG = "evaluations.json"
 
 
 @dataclass(frozen=True)
@@ -78,14 +73,14 @@ def select_part(manifest: Manifest, split: str | None, part: str, seed: int) -> 
     Raises:
         DataError: the split has no such part, or the part holds no labelled slice.
     """
-    if part == ALL:
+    records = manifest.records
+    if part == "all":
         split = None
     elif split is None:
         raise DataError(f"part {part!r} of which split? Name one, for example --split official")
-    records = manifest.records
-    if split is not None:
+    else:
         indices = make_split(manifest, split, seed=seed, allow_overlap=True).part(part)
-        records = tuple(manifest.records[index] for index in indices)
+        records = tuple(records[index] for index in indices)
     labelled = tuple(record for record in records if record.label is not None)
     if not labelled:
         what = f"the {part} part of {manifest.name}" if split else f"{manifest.name} ({manifest})"
@@ -96,8 +91,7 @@ def select_part(manifest: Manifest, split: str | None, part: str, seed: int) -> 
 
 def fingerprint(part: Part, hashes: Sequence[str]) -> str:
     """SHA-256 over contents and labels: equal for the same slices, wherever they lie and however ordered."""
-    labels = [record.label.value if record.label else "" for record in part.records]
-    lines = sorted(f"{sha256} {label}" for sha256, label in zip(hashes, labels, strict=True))
+    lines = sorted(f"{sha256} {each.label_name}" for sha256, each in zip(hashes, part.records, strict=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -109,9 +103,9 @@ def one_label(records: Iterable[Record]) -> dict[str, str]:
 
 
 def part_warnings(
-    manifest: Manifest, part: Part, hashes: Sequence[str], trained: Collection[str], trained_on: str,
+    manifest: Manifest, part: Part, hashes: Sequence[str], trained: Set[str], trained_on: str,
     probability: NDArray[np.float64],
-) -> tuple[str, ...]:  # fmt: skip
+) -> list[str]:  # fmt: skip
     """What a reader must know of these slices before trusting their figures, most serious first.
 
     A slice was trained on if its file has the same content as a training slice's, wherever it lies now; a patient if
@@ -119,13 +113,12 @@ def part_warnings(
     every training slice, empty where not known; ``trained_on`` is the split of the training, ``probability`` that of
     COVID, shape (N,).
     """
-    known, trained, count = dict(zip(part.records, hashes, strict=True)), frozenset(trained), len(hashes)
-    warnings = []
+    warnings, count = [], len(hashes)
     if not trained:
         warnings.append("The run does not say which slices it was trained on: they may be among these.")
     if seen := sum(sha256 in trained for sha256 in hashes):
         warnings.append(f"The network was trained on {seen} of these {count} slices: the figures are too good.")
-    patients = _trained_patients(manifest, known, trained) if trained else set()
+    patients = _trained_patients(manifest, dict(zip(part.records, hashes, strict=True)), trained)
     if shared := [record.patient_id for record in part.records if record.patient_id in patients]:
         warnings.append(
             f"{len(shared)} of {count} slices belong to {len(set(shared))} patients of whom the network was "
@@ -145,13 +138,13 @@ def part_warnings(
             f"The patient of {unknown} of {count} slices is not known; each of these slices counts as a "
             "patient of its own, so that intervals may be too narrow."
         )
-    return tuple(warnings)
+    return warnings
 
 
-def _trained_patients(manifest: Manifest, known: dict[Record, str], trained: frozenset[str]) -> set[str]:
-    """Known patients of the data set's slices that were trained on."""
+def _trained_patients(manifest: Manifest, known: Mapping[Record, str], trained: Set[str]) -> set[str]:
+    """Known patients of the data set's slices that were trained on; ``known`` are hashes of some."""
     patients: set[str] = set()
-    for record in manifest.records:
+    for record in manifest.records if trained else ():
         if record.patient_known and record.patient_id not in patients:
             # What cannot be read lies outside the part and was not trained on.
             with suppress(ImageError):
@@ -170,7 +163,7 @@ def record_evaluation(run: Path, part: Part, sha256: str, time: str, output: Pat
         "data": part.data, "split": part.split, "part": part.name, "slices": len(part.records),
         "fingerprint": sha256, "time": time, "output": printable(output.absolute()),
     }  # fmt: skip
-    path = run / LOG
+    path = run / "evaluations.json"
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["evaluations"] if path.exists() else []
         times = [each["fingerprint"] for each in (*entries, entry)].count(sha256)

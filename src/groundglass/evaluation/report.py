@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +16,9 @@ from rich.table import Table
 from sklearn import metrics as sklearn
 
 from groundglass.data.manifest import read_record
-from groundglass.evaluation.bootstrap import Band
-from groundglass.evaluation.evaluate import BEYOND, Applicability, Evaluation, TrainedRun
-from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, Estimate, reliability
-from groundglass.evaluation.segmentation import SEGMENTATION_TITLES, CountedEstimate
+from groundglass.evaluation.evaluate import Evaluation, TrainedRun
+from groundglass.evaluation.metrics import BINS, LOWER_IS_BETTER, THRESHOLD, TITLES, Estimate
+from groundglass.evaluation.segmentation import SEGMENTATION_TITLES
 from groundglass.files import counted, printable, write_json, write_text
 from groundglass.imaging.crop import lesion_mask
 from groundglass.inference.calibration import COVID, NON_COVID
@@ -32,28 +30,21 @@ from groundglass.reporting.overlay import Layers
 GALLERY = 6
 """Slices shown of each kind of error."""
 
-_HEADLINES = frozenset({"accuracy", "auc", "recall", "specificity"})
-_DICE = frozenset({"lung_dice", "lesion_dice"})
+_HEADLINES = frozenset({"accuracy", "auc", "recall", "specificity", "lung_dice", "lesion_dice"})
 _BASELINE = " File format alone: a baseline of format, pixel mode and suffix, cross-validated over the same patients."
 
 
 class _Row(NamedTuple):
-    """A measure; a ``headline`` stands in large print at the top, ``beside`` is what the baseline has."""
+    """A measure as the document has it, with ``value``, ``low`` and ``high``.
+
+    A ``headline`` stands in large print at the top, ``beside`` is what the baseline has.
+    """
 
     title: str
-    estimate: Estimate
+    estimate: Mapping[str, Any]
     note: str = ""
     headline: bool = False
     beside: str = ""
-
-
-class _Panel(NamedTuple):
-    """A figure, what it shows in words, and its files as data URIs by their suffix."""
-
-    name: str
-    title: str
-    words: str
-    files: Mapping[str, str]
 
 
 def write_report(run: TrainedRun, evaluation: Evaluation, output: Path) -> None:
@@ -76,7 +67,7 @@ def _predictions(evaluation: Evaluation) -> Iterator[Sequence[str]]:
     """One row per slice."""
     part = evaluation.part
     yield ["file", "label", "patient_id", "source", "split", "probability", "logit", "prediction"]
-    labels = [np.where(covid, COVID, NON_COVID) for covid in (part.label == 1, evaluation.called)]
+    labels = [np.where(each, COVID, NON_COVID) for each in (part.label == 1, evaluation.probability >= THRESHOLD)]
     rows = zip(part.records, *labels, evaluation.probability, evaluation.logit, strict=True)
     for record, label, called, probability, logit in rows:
         whence = printable(record.patient_id), printable(record.source), record.split or ""
@@ -85,18 +76,17 @@ def _predictions(evaluation: Evaluation) -> Iterator[Sequence[str]]:
 
 def tables(evaluation: Evaluation) -> Iterator[Table]:
     """The measures, and for a bundle whether it can be relied on for these slices, for a terminal."""
-    measured, confusion = evaluation.measured, evaluation.confusion
+    data, (right, alarms, spared, missed) = evaluation.document["data"], evaluation.document["confusion"].values()
     yield _table(
-        f"{evaluation.part.title}: {len(evaluation.part.records)} slices of {measured.patients.count} patients",
+        f"{evaluation.part.title}: {data['slices']} slices of {data['patients']} patients",
         _measure_rows(evaluation),
-        f"COVID right {confusion.true_positive}, missed {confusion.false_negative}; "
-        f"NonCOVID right {confusion.true_negative}, false alarms {confusion.false_positive}. "
-        f"Intervals: bootstrap over patients, {measured.patients.resamples} resamples. {_follows(evaluation)}",
+        f"COVID right {right}, missed {missed}; NonCOVID right {spared}, false alarms {alarms}. Intervals: bootstrap "
+        f"over patients, {evaluation.measured.patients.resamples} resamples. {_follows(evaluation)}",
     )
-    if evaluation.applicability is not None:
-        yield _table("Whether the bundle fits these slices", _fit_rows(evaluation.applicability))
-    if evaluation.segmentation:
-        yield _table("Lungs and lesions against their masks", _segmentation_rows(evaluation.segmentation))
+    if fit := evaluation.document["applicability"]:
+        yield _table("Whether the bundle fits these slices", _fit_rows(fit))
+    if "segmentation" in evaluation.document:
+        yield _table("Lungs and lesions against their masks", _segmentation_rows(evaluation.document))
 
 
 def _table(title: str, rows: list[_Row], caption: str | None = None) -> Table:
@@ -106,136 +96,138 @@ def _table(title: str, rows: list[_Row], caption: str | None = None) -> Table:
     table.add_column("95 % interval")
     table.add_column("Note", style="dim")
     for row in rows:
-        value, low, high = ("" if each is None else f"{each:.3f}" for each in row.estimate.bounds().values())
+        known = (row.estimate[name] for name in ("value", "low", "high"))
+        value, low, high = ("" if each is None else f"{each:.3f}" for each in known)
         table.add_row(row.title, value or "–", f"{low}–{high}", row.note)
     return table
 
 
 def _measure_rows(evaluation: Evaluation) -> list[_Row]:
     """The measures in their order, with intervals and notes, and the AUC by patients after that by slices."""
-    rows, baseline = [], evaluation.file_format
-    for name, each in evaluation.measured.metrics.items():
+    rows, document = [], evaluation.document
+    baseline, patients = document["file_format_baseline"], document["by_patient"]
+    for name, each in document["metrics"].items():
         better = "lower is better" if name in LOWER_IS_BETTER else ""
-        note = "; ".join(filter(None, (better, each.reason or each.interval_reason)))
-        beside = str(baseline.metrics[name]) if baseline and baseline.formats > 1 else ""
+        note = "; ".join(filter(None, (better, each["reason"] or each["interval_reason"])))
+        beside = str(Estimate(**baseline["metrics"][name])) if baseline and baseline["formats"] > 1 else ""
         rows.append(_Row(TITLES[name], each, note, name in _HEADLINES, beside))
-        if name == "auc" and (patients := evaluation.by_patient) is not None:
-            note = f"series score of each of {counted(patients.slices, 'patient')}"
-            rows.append(_Row("AUC by patients", patients.estimate, note, headline=True))
+        if name == "auc" and patients:
+            note = f"series score of each of {counted(patients['patients'], 'patient')}"
+            rows.append(_Row("AUC by patients", patients["auc"], note, headline=True))
     return rows
 
 
 def _follows(evaluation: Evaluation) -> str:
     """What the figures come to, in one sentence."""
-    auc, baseline = evaluation.measured.metrics["auc"], evaluation.file_format
+    auc, baseline = evaluation.measured.metrics["auc"], evaluation.document["file_format_baseline"]
     if auc.value is None:
         return f"There is no AUC: {auc.reason}."
-    if baseline is None or baseline.auc_difference.low is None:
+    difference = Estimate(**baseline["auc_difference"]) if baseline else Estimate(None)
+    if difference.low is None:
         return f"The AUC is {auc}; too few patients to say what the file format alone gives away."
-    if baseline.formats == 1:
+    if baseline["formats"] == 1:
         return f"The AUC is {auc}; all slices have one file format, which gives nothing away."
-    better = baseline.auc_difference.low > 0
-    alone = baseline.metrics["auc"].value
+    better, alone = difference.low > 0, baseline["metrics"]["auc"]["value"]
     return (
         f"The network tells the labels apart {'better' if better else 'no better'} than the file format alone does "
-        f"(AUC {auc.value:.3f} against {alone:.3f}, difference {baseline.auc_difference})"
+        f"(AUC {auc.value:.3f} against {alone:.3f}, difference {difference})"
         f"{'.' if better else ': these slices do not show that it recognises the disease.'}"
     )
 
 
-def _fit_rows(applicability: Applicability) -> list[_Row]:
-    sets, beyond = applicability.prediction_sets, applicability.beyond_95
-    reasons = "; ".join(f"{reason}: {count}" for reason, count in applicability.reasons.items())
-    far = "the bundle holds no reference of its training data" if beyond is None else BEYOND
+def _fit_rows(fit: Mapping[str, Any]) -> list[_Row]:
+    sets, unknown = fit["prediction_sets"], "the bundle holds no reference of its training data"
+    beyond = fit["beyond_95"] or {**Estimate(None).bounds(), "meaning": unknown}
+    reasons = "; ".join(f"{reason}: {count}" for reason, count in fit["reasons"].items())
     return [
-        _Row("Refused by the input check", applicability.refused, reasons),
-        _Row("Far from the training data", beyond or Estimate(None), far),
+        _Row("Refused by the input check", fit["refused"], reasons),
+        _Row("Far from the training data", beyond, beyond["meaning"]),
         *(
-            _Row(f"Prediction sets that hold the label, {name} slices", share, f"nominal {sets.nominal_coverage:g}")
-            for name, share in sets.coverage.items()
+            _Row(f"Prediction sets that hold the label, {name} slices", share, f"nominal {sets['nominal_coverage']:g}")
+            for name, share in sets["coverage"].items()
         ),
-        _Row("Uncertain", sets.uncertain, "prediction set of both labels or none"),
-        _Row("Accuracy where certain", sets.accuracy_where_certain),
+        _Row("Uncertain", sets["uncertain"], "prediction set of both labels or none"),
+        _Row("Accuracy where certain", sets["accuracy_where_certain"]),
     ]
 
 
-def _fit_words(fit: Applicability) -> str:
-    refused, far = (f"{100 * (fit.refused.value or 0):.0f} %", "how far they lie from the training data is not known")
-    if fit.beyond_95 is not None:
-        far = f"{100 * (fit.beyond_95.value or 0):.0f} % lie far from the training data, 5 % of data like it would"
-    return f"Of these slices the input check refuses {refused}; {far}."
+def _fit_words(fit: Mapping[str, Any]) -> str:
+    far = "how far they lie from the training data is not known"
+    if beyond := fit["beyond_95"]:
+        far = f"{100 * (beyond['value'] or 0):.0f} % lie far from the training data, 5 % of data like it would"
+    return f"Of these slices the input check refuses {100 * (fit['refused']['value'] or 0):.0f} %; {far}."
 
 
-def _segmentation_rows(segmentation: Mapping[str, CountedEstimate]) -> list[_Row]:
+def _segmentation_rows(document: Mapping[str, Any]) -> list[_Row]:
     return [
-        _Row(SEGMENTATION_TITLES[name], each.estimate, counted(each.slices, "slice"), name in _DICE)
-        for name, each in segmentation.items()
-        if each.slices
+        _Row(SEGMENTATION_TITLES[name], each, counted(each["slices"], "slice"), name in _HEADLINES)
+        for name, each in document.get("segmentation", {}).items()
+        if each["slices"]
     ]
 
 
 def _page(run: TrainedRun, evaluation: Evaluation) -> str:
-    part, measured, fit = evaluation.part, evaluation.measured, evaluation.applicability
-    rows, covid = _measure_rows(evaluation), int(part.label.sum())
+    document, rows = evaluation.document, _measure_rows(evaluation)
+    data, interval, fit = document["data"], document["interval"], document["applicability"]
     subtitle = (
-        f"{len(part.records)} slices of {measured.patients.count} patients: {covid} COVID, "
-        f"{len(part.records) - covid} NonCOVID. COVID is the positive class."
+        f"{data['slices']} slices of {data['patients']} patients: {data['covid']} COVID, {data['non_covid']} NonCOVID. "
+        "COVID is the positive class."
     )
-    title = f"{run.info['recipe']} on {part.title}"
+    title = f"{run.info['recipe']} on {evaluation.part.title}"
     return environment().get_template("report.html.j2").render(
-        report={"title": title, "subtitle": subtitle, "warnings": evaluation.warnings},
+        report={"title": title, "subtitle": subtitle, "warnings": document["warnings"]},
         follows=_follows(evaluation),
         measures=rows,
         measures_note=(
             f"A slice is called COVID where its probability is at least {THRESHOLD:g}. 95 % intervals: "
-            f"percentiles of {measured.patients.resamples:,} bootstrap resamples over patients, each drawn with all "
-            f"their slices (seed {measured.patients.seed}; {measured.one_class} resamples held one class only)."
+            f"percentiles of {interval['resamples']:,} bootstrap resamples over patients, each drawn with all their "
+            f"slices (seed {interval['seed']}; {interval['one_class_resamples']} resamples held one class only)."
             f"{_BASELINE if any(row.beside for row in rows) else ''}"
         ),
-        fit=[] if fit is None else _fit_rows(fit),
-        fit_words="" if fit is None else _fit_words(fit),
-        segmentation=_segmentation_rows(evaluation.segmentation),
-        figures=[*_curves(evaluation), *_calls(evaluation), *_training(run)],
+        fit=fit and _fit_rows(fit),
+        fit_words=fit and _fit_words(fit),
+        segmentation=_segmentation_rows(document),
+        figures=[*_curves(evaluation), *_calls(evaluation)],
         gallery=_gallery(run, evaluation),
-        facts=_facts(evaluation.document),
+        facts=_facts(document),
         notice=NOTICE,
         data_notice=DATA_NOTICE,
     )  # fmt: skip
 
 
-def _panel(name: str, title: str, figure: Figure, words: str, columns: Mapping[str, Iterable[Any]]) -> _Panel:
-    """A figure, to be downloaded as SVG and its numbers as CSV."""
+def _panel(
+    name: str, title: str, figure: Figure, words: str, columns: Mapping[str, Iterable[Any]]
+) -> Mapping[str, Any]:
+    """A figure, what it shows in words, and to be downloaded as data URIs: it as SVG and its numbers as CSV."""
     table = _csv([list(columns), *zip_longest(*columns.values())])
     files = {"svg": data_uri(svg(figure), "image/svg+xml"), "csv": data_uri(table, "text/csv")}
-    return _Panel(name, title, words, files)
+    return {"name": name, "title": title, "words": words, "files": files}
 
 
-def _curves(evaluation: Evaluation) -> Iterator[_Panel]:
+def _curves(evaluation: Evaluation) -> Iterator[Mapping[str, Any]]:
     """ROC and precision-recall, with bootstrap bands where patients can be resampled; nothing for one label."""
     measured, label, probability = evaluation.measured, evaluation.part.label, evaluation.probability
-    value = {name: each.value or 0.0 for name, each in measured.metrics.items()}
-    if measured.metrics["auc"].value is None:
+    auc, value = measured.metrics["auc"], {name: each.value or 0.0 for name, each in measured.metrics.items()}
+    if auc.value is None:
         return
-    bands: tuple[Band | None, Band | None] = (None, None)
-    if measured.metrics["auc"].low is not None:
-        bands = measured.patients.bands(label, probability)
+    bands = (None, None) if auc.low is None else measured.patients.bands(label, probability)
     false, true, _ = sklearn.roc_curve(label, probability, drop_intermediate=False)
     precise, recalled, _ = sklearn.precision_recall_curve(label, probability)
     chance, recall, alarms = float(label.mean()), value["recall"], 1 - value["specificity"]
-    named = measured.metrics["precision"].value is not None
+    called = measured.metrics["precision"].value is not None
     for name, title, words, axes, curve, legend, guess, point, band in (
         (
             "roc", "ROC curve",
             f"At the threshold {THRESHOLD:g} the network finds {recall:.1%} of the COVID slices and takes "
             f"{alarms:.1%} of the NonCOVID slices for COVID.",
             ("False positive rate (1 − specificity)", "True positive rate (recall)"), (false, true),
-            f"AUC {value['auc']:.3f}", (0.0, 1.0), (alarms, recall), bands[0],
+            f"AUC {auc.value:.3f}", (0.0, 1.0), (alarms, recall), bands[0],
         ),
         (
             "precision-recall", "Precision and recall", f"{chance:.1%} of the slices are COVID.",
             ("Recall (share of COVID slices found)", "Precision (share of COVID calls right)"), (recalled, precise),
             f"average precision {value['average_precision']:.3f}", (chance, chance),
-            (recall, value["precision"]) if named else None, bands[1],
+            (recall, value["precision"]) if called else None, bands[1],
         ),
     ):  # fmt: skip
         along, height = (axis.partition(" (")[0].lower() for axis in axes)
@@ -247,10 +239,10 @@ def _curves(evaluation: Evaluation) -> Iterator[_Panel]:
         yield _panel(name, title, figure, f"{words} {legend[0].upper()}{legend[1:]}.{shaded}", columns)
 
 
-def _calls(evaluation: Evaluation) -> Iterator[_Panel]:
+def _calls(evaluation: Evaluation) -> Iterator[Mapping[str, Any]]:
     """Reliability and confusion."""
-    right, alarms, spared, missed = asdict(evaluation.confusion).values()
-    bins = [asdict(each) for each in reliability(evaluation.part.label, evaluation.probability)]
+    right, alarms, spared, missed = evaluation.document["confusion"].values()
+    bins = evaluation.document["calibration"]["reliability"]
     points = [tuple(each.values())[3:] for each in bins if each["count"]]
     error = evaluation.measured.metrics["calibration_error"].value or 0.0
     yield _panel(
@@ -268,19 +260,12 @@ def _calls(evaluation: Evaluation) -> Iterator[_Panel]:
     )  # fmt: skip
 
 
-def _training(run: TrainedRun) -> Iterator[_Panel]:
-    if rows := run.history():
-        columns = {name: [row.get(name) for row in rows] for name in {name: None for row in rows for name in row}}
-        words = f"Loss and the measures on the validation part over {counted(len(rows), 'epoch')}."
-        yield _panel("training", "Training", run.plot(), words, columns)
-
-
 def _gallery(run: TrainedRun, evaluation: Evaluation) -> Iterator[Mapping[str, Any]]:
     """The most confident errors of both kinds, with what was found on them."""
-    part, covid = evaluation.part, evaluation.part.label == 1
+    part, covid, called = evaluation.part, evaluation.part.label == 1, evaluation.probability >= THRESHOLD
     for title, wrong in (
-        ("Missed: labelled COVID, called NonCOVID", covid & ~evaluation.called),
-        ("False alarms: labelled NonCOVID, called COVID", ~covid & evaluation.called),
+        ("Missed: labelled COVID, called NonCOVID", covid & ~called),
+        ("False alarms: labelled NonCOVID, called COVID", ~covid & called),
     ):
         errors = np.flatnonzero(wrong)
         if not len(errors):
@@ -288,17 +273,16 @@ def _gallery(run: TrainedRun, evaluation: Evaluation) -> Iterator[Mapping[str, A
         worst, cases = errors[np.argsort(-np.abs(evaluation.logit[errors]), kind="stable")][:GALLERY], []
         slices = [read_record(part.records[index]) for index in worst]
         outputs = run.predict(slices)
-        for number, index in enumerate(worst):
-            record, cut = part.records[index], outputs.cuts[number]
+        maps = [None] * len(worst) if outputs.lesion_map is None else outputs.lesion_map
+        for index, ct_slice, cut, seen in zip(worst, slices, outputs.cuts, maps, strict=True):
+            record = part.records[index]
+            lesions = np.zeros_like(cut.lungs) if seen is None else lesion_mask(seen, cut)
             patient = record.patient_id if record.patient_known else "not known"
             facts = [
                 f"Probability of COVID {evaluation.probability[index]:.3f}",
                 f"Patient {patient}, source {record.source}",
             ]
-            lesions = np.zeros_like(cut.lungs)
-            if outputs.lesion_map is not None:
-                lesions = lesion_mask(outputs.lesion_map[number], cut)
-            layers = Layers.of(slices[number].pixels, cut.lungs, lesions, slices[number].origin.spacing)
+            layers = Layers.of(ct_slice.pixels, cut.lungs, lesions, ct_slice.origin.spacing)
             cases.append({"file": part.file(record), "facts": facts, "layers": layers})
         yield {"title": title, "words": f"Shown: {len(cases)} of {len(errors)}.", "cases": cases}
 

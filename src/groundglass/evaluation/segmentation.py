@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from groundglass.evaluation.bootstrap import RESAMPLES, Resampling
-from groundglass.evaluation.metrics import Estimate
 
 Mask = NDArray[np.bool_]
 Statistic = Callable[[NDArray[np.float64]], float]
+
+Figure = dict[str, float | None]
+"""``value`` with ``low`` and ``high``, its 95 % interval by resampling patients, and ``slices`` it was measured on."""
 
 SEGMENTATION_TITLES: Mapping[str, str] = {
     "lung_dice": "Lung Dice, mean over slices",
@@ -38,32 +38,11 @@ none and are left out of its figures. "Without lesions" are slices whose lesion 
 """
 
 
-@dataclass(frozen=True)
-class CountedEstimate:
-    """A figure with its interval, and how many slices it was measured on."""
-
-    estimate: Estimate
-    slices: int
-
-
-class _Row(NamedTuple):
-    """What is kept of one slice; NaN where it does not apply. Sizes are in pixels."""
-
-    lung_dice: float
-    lesion: float = np.nan
-    predicted: float = np.nan
-    overlap: float = np.nan
-    lesion_in_lungs: float = np.nan
-    pointed: float = np.nan
-    true_opacity: float = np.nan
-    opacity: float = np.nan
-
-
 class Segmentation:
     """Takes the masks of one slice after another, of which it keeps a few numbers, and gives the figures."""
 
     def __init__(self) -> None:
-        self._rows: list[_Row] = []
+        self._rows: list[dict[str, float]] = []
         self._patients: list[str] = []
 
     def add(
@@ -79,48 +58,48 @@ class Segmentation:
         ``lesions`` and ``lesion_map``, higher where a lesion is likelier, are None of a network that predicts none.
         """
         true_lungs, true_lesions = true
-        row = _Row(np.nan if true_lungs is None else _dice(true_lungs, lungs))
-        if true_lesions is not None:
-            row = row._replace(lesion=_size(true_lesions), lesion_in_lungs=_size(true_lesions & lungs))
-            if true_lungs is not None:
-                row = row._replace(true_opacity=_opacity(true_lesions, true_lungs))
-            if lesions is not None and lesion_map is not None:
-                row = row._replace(
-                    predicted=_size(lesions),
-                    overlap=_size(lesions & true_lesions),
-                    pointed=_points_at(true_lesions, lungs, lesion_map),
-                    opacity=_opacity(lesions, lungs),
-                )
-        self._rows.append(row)
+        pointed = np.nan
+        if true_lesions is not None and lesion_map is not None:
+            strongest = np.argmax(np.where(lungs, lesion_map, -np.inf))
+            pointed = float(lungs.any() and true_lesions.flat[strongest])
+        overlap, both = 2 * _size(true_lesions, lesions), _size(true_lesions) + _size(lesions)
         self._patients.append(patient)
+        self._rows.append(
+            {
+                "lung_dice": _share(2 * _size(true_lungs, lungs), _size(true_lungs) + _size(lungs)),
+                "lesion": _size(true_lesions),
+                "lesion_in_lungs": _size(true_lesions, lungs),
+                "overlap": overlap,
+                "both": both,
+                "lesion_dice": _share(overlap, both),
+                "pointed": pointed,
+                "true_opacity": _share(100 * _size(true_lesions, true_lungs), _size(true_lungs)),
+                "opacity": _share(100 * _size(lesions, lungs), _size(lungs)),
+            }
+        )
 
-    def figures(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, CountedEstimate]:
-        """Every figure, by the keys of ``SEGMENTATION_TITLES``, with its interval by resampling patients.
-
-        Empty where no slice was counted.
-        """
+    def figures(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Figure]:
+        """Every figure, by the keys of ``SEGMENTATION_TITLES``; empty where no slice was counted."""
         if not self._rows:
             return {}
-        column = dict(zip(_Row._fields, np.array(self._rows, np.float64).T, strict=True))
+        column = {name: np.array([row[name] for row in self._rows], np.float64) for name in self._rows[0]}
         patients = Resampling(np.array(self._patients, np.str_), resamples, seed)
         lesion, true, opacity = column["lesion"], column["true_opacity"], column["opacity"]
-        overlap, both = 2 * column["overlap"], column["predicted"] + lesion
         every, ill, clear = np.full(len(lesion), True), lesion > 0, lesion == 0
 
-        def figure(
-            of: Statistic | None, *values: NDArray[np.float64], among: NDArray[np.bool_] = every
-        ) -> CountedEstimate:
+        def figure(of: Statistic | None, *values: NDArray[np.float64], among: NDArray[np.bool_] = every) -> Figure:
             stacked = np.stack(values, axis=1)
             chosen = np.isfinite(stacked).all(axis=1) & among
             stacked, own = stacked[chosen], patients.among(chosen)
-            return CountedEstimate(own.figure(of, stacked) if of else own.share(stacked[:, 0] > 0), len(stacked))
+            estimate = own.figure(of, stacked) if of else own.share(stacked[:, 0] > 0)
+            return {**estimate.bounds(), "slices": len(stacked)}
 
         return {
             "lung_dice": figure(np.mean, column["lung_dice"]),
-            "lesion_dice": figure(np.mean, overlap / np.maximum(both, 1), among=ill),
-            "lesion_dice_pooled": figure(_ratio, overlap, both),
+            "lesion_dice": figure(np.mean, column["lesion_dice"], among=ill),
+            "lesion_dice_pooled": figure(_pooled, column["overlap"], column["both"]),
             "pointing": figure(None, column["pointed"], among=ill),
-            "lesion_in_lungs": figure(_ratio, column["lesion_in_lungs"], lesion, among=ill),
+            "lesion_in_lungs": figure(_pooled, column["lesion_in_lungs"], lesion, among=ill),
             "opacity_spearman": figure(_spearman, true, opacity),
             "opacity_error": figure(np.mean, np.abs(true - opacity)),
             "clear_opacity_median": figure(np.median, opacity, among=clear),
@@ -128,28 +107,18 @@ class Segmentation:
         }
 
 
-def _size(mask: Mask) -> int:
-    return int(np.count_nonzero(mask))
+def _size(*masks: Mask | None) -> float:
+    """Pixels that all of the masks hold; NaN where one is not known."""
+    known = [mask for mask in masks if mask is not None]
+    return int(np.count_nonzero(np.logical_and.reduce(known))) if len(known) == len(masks) else np.nan
 
 
-def _dice(one: Mask, other: Mask) -> float:
-    sizes = _size(one) + _size(other)
-    return 2 * _size(one & other) / sizes if sizes else np.nan
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else np.nan
 
 
-def _opacity(lesions: Mask, lungs: Mask) -> float:
-    size = _size(lungs)
-    return 100 * _size(lesions & lungs) / size if size else np.nan
-
-
-def _points_at(lesions: Mask, lungs: Mask, lesion_map: NDArray[np.floating]) -> bool:
-    strongest = np.argmax(np.where(lungs, lesion_map, -np.inf))
-    return bool(lungs.any() and lesions.flat[strongest])
-
-
-def _ratio(pairs: NDArray[np.float64]) -> float:
-    above, below = pairs.sum(axis=0)
-    return above / below if below else np.nan
+def _pooled(pairs: NDArray[np.float64]) -> float:
+    return _share(*pairs.sum(axis=0))
 
 
 def _spearman(pairs: NDArray[np.float64]) -> float:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import DataError
 from groundglass.evaluation.bootstrap import RESAMPLES, Draws, Resampling, with_interval
-from groundglass.evaluation.metrics import THRESHOLD, Estimate, compute_metrics
-from groundglass.evaluation.paired import ALPHA, delong_test, holm, mcnemar, paired_difference, resamples_for
+from groundglass.evaluation.metrics import Estimate, compute_metrics
+from groundglass.evaluation.paired import ALPHA, PAIRED_TESTS, holm, paired_difference, resamples_for
 from groundglass.experiments.results import Predictions, RunResult, complete
-
-TESTED = ("auc", "accuracy")
-"""Measures that are tested between rows."""
 
 
 @dataclass(frozen=True)
@@ -76,35 +74,6 @@ class Row:
         return np.asarray(np.mean([self.predictions[seed].probability for seed in seeds], axis=0), np.float64)
 
 
-@dataclass(frozen=True)
-class MeasureTest:
-    """One measure's difference, first row less second, with its 95 % interval under resampling of patients.
-
-    ``p_slices`` is DeLong's for the AUC and McNemar's mid-p for the accuracy, ``p_patients`` the bootstrap's;
-    ``p_corrected`` is the larger of both after Holm's correction: a difference must hold over slices and over
-    patients. None stands for what is undefined. The first row is ``better``, ``worse`` or ``no difference shown``.
-    """
-
-    difference: float | None
-    low: float | None
-    high: float | None
-    p_slices: float | None
-    p_patients: float | None
-    p_corrected: float | None = None
-    verdict: str = "no difference shown"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two rows on the same slices: the averaged probabilities of ``seeds``, which both have, are tested."""
-
-    first: str
-    second: str
-    seeds: tuple[int, ...]
-    resamples: int
-    measures: Mapping[str, MeasureTest]
-
-
 class PairedRows:
     """Rows of one protocol that were evaluated on the same slices of one part.
 
@@ -155,22 +124,26 @@ class PairedRows:
             summaries[measure] = MeanSD.of([each[measure].value for each in values], bounds.low, bounds.high)
         return summaries
 
-    def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
+    def compare(self, pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
         """Test pairs of rows; they are one family of Holm's correction, for each measure.
 
-        A pair without a common seed is left out.
+        Tested are the averaged probabilities of the ``seeds`` that both have; a pair without one is left out. Of each
+        of the ``measures`` there are the ``difference``, first row less second, with its 95 % interval under
+        resampling of patients; ``p_slices``, DeLong's for the AUC and McNemar's mid-p for the accuracy; ``p_patients``,
+        the bootstrap's; ``p_corrected``, the larger of both after Holm's correction: a difference must hold over slices
+        and over patients. None stands for what is undefined. By the ``verdict`` the first row is ``better``, ``worse``
+        or there is ``no difference shown``.
         """
         common = {(one, other): {*self.rows[one].seeds} & {*self.rows[other].seeds} for one, other in pairs}
         tested = {pair: tuple(sorted(seeds)) for pair, seeds in common.items() if seeds}
-        resamples = resamples_for(len(tested))
-        measures = {
-            measure: _corrected([self._test(measure, *pair, resamples) for pair in tested.items()])
-            for measure in TESTED
-        }
-        return [
-            Comparison(*pair, seeds, resamples, {measure: tests[n] for measure, tests in measures.items()})
-            for n, (pair, seeds) in enumerate(tested.items())
-        ]
+        resamples, found = resamples_for(len(tested)), list[dict[str, Any]]()
+        for (first, second), seeds in tested.items():
+            measures = {name: self._test(name, (first, second), seeds, resamples) for name in PAIRED_TESTS}
+            head = {"first": first, "second": second, "seeds": seeds, "resamples": resamples}
+            found.append({**head, "measures": measures})
+        for name in PAIRED_TESTS:
+            _correct([each["measures"][name] for each in found])
+        return found
 
     def _row(self, name: str, results: Sequence[RunResult]) -> Row:
         first = complete(results[0].recipe)
@@ -191,29 +164,21 @@ class PairedRows:
         probability = self.rows[name].probability(seeds)
         return Resampling(self.slices.patient, resamples).draws(self.slices.label, probability)
 
-    def _test(self, measure: str, pair: tuple[str, str], seeds: tuple[int, ...], resamples: int) -> MeasureTest:
-        label, probability = self.slices.label, [self.rows[name].probability(seeds) for name in pair]
-        difference: float | None
-        p: float | None
-        if measure == "auc":
-            difference, p = delong_test(label, *probability)
-        else:
-            right = [(each >= THRESHOLD) == (label == 1) for each in probability]
-            difference, p = float(right[0].mean() - right[1].mean()), mcnemar(*right)
+    def _test(self, measure: str, pair: tuple[str, str], seeds: tuple[int, ...], resamples: int) -> dict[str, Any]:
+        first, second = (self.rows[name].probability(seeds) for name in pair)
+        difference, p = PAIRED_TESTS[measure](self.slices.label, first, second)
         one, other = (self._draws(name, seeds, resamples)[measure] for name in pair)
         low, high, p_patients = paired_difference(one, other, self.patients)
-        return MeasureTest(difference, low, high, p, p_patients)
+        return {"difference": difference, "low": low, "high": high, "p_slices": p, "p_patients": p_patients}
 
 
-def _corrected(tests: Sequence[MeasureTest]) -> list[MeasureTest]:
-    both = [(test.p_slices, test.p_patients) for test in tests]
-    corrected = holm([None if one is None or other is None else max(one, other) for one, other in both])
-    found = []
-    for test, p in zip(tests, corrected, strict=True):
-        shown = p is not None and p < ALPHA and test.difference is not None
-        verdict = ("better" if (test.difference or 0) > 0 else "worse") if shown else test.verdict
-        found.append(replace(test, p_corrected=p, verdict=verdict))
-    return found
+def _correct(tests: Sequence[dict[str, Any]]) -> None:
+    """Add what follows for each test of a family."""
+    both = [(test["p_slices"], test["p_patients"]) for test in tests]
+    for test, p in zip(tests, holm([None if None in each else max(each) for each in both]), strict=True):
+        shown = p is not None and p < ALPHA and test["difference"] is not None
+        test["p_corrected"] = p
+        test["verdict"] = ("better" if test["difference"] > 0 else "worse") if shown else "no difference shown"
 
 
 def _pooled(parts: Sequence[Predictions], run: RunResult) -> Predictions:

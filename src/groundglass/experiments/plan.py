@@ -29,7 +29,7 @@ LEARNERS = ("resnet-18", "efficientnet-lite0")
 LARGEST_SOURCES = "2020.02.25.20021568+medpix"
 """COVID-CT's largest publication of COVID slices, and its largest collection, of NonCOVID slices alone."""
 
-_FOLDED = ("random", "patients")
+_FOLDED, _FOLDS = ("random", "patients"), 5
 # Families of Table I that are tested by patient in folds, unless networks are named.
 _BY_PATIENT = ("efficientnet", "mask-efficientnet")
 # Slices of lesion synthesis per epoch where the default has none.
@@ -100,24 +100,20 @@ def table1_tasks(
     weights: Sequence[str] = KINDS[1:],
     seeds: Sequence[int] = (0, 1, 2),
     overrides: Sequence[str] = (),
-    *,
-    folds: int = 5,
 ) -> list[Task]:
     """Every training of Table I: each network by the paper's recipe, VGG with a smaller learning rate.
 
-    ``networks`` are all five unless given, by protocol ``patients`` then only the two EfficientNets; ``random`` and
-    ``patients`` are in so many ``folds``.
+    ``networks`` are all five unless given, by protocol ``patients`` then only the two EfficientNets.
 
     Raises:
         GroundglassError: unknown protocol or network, or an override of what the rows decide.
     """
-    _check_protocols(protocols, PROTOCOLS)
     tasks = []
     for protocol in protocols:
         by_patient = [name for name in NETWORKS if find(name).family in _BY_PATIENT]
         own = networks or (by_patient if protocol == "patients" else NETWORKS)
         rows = _networks(own, weights, overrides)
-        tasks += _tasks("table1", protocol, rows, seeds, protocol_splits(protocol, folds), ("val", "test"))
+        tasks += _tasks("table1", protocol, rows, seeds, protocol_splits(protocol), ("val", "test"))
     return tasks
 
 
@@ -145,7 +141,6 @@ def ablation_tasks(
     seeds: Sequence[int] = (0, 1, 2),
     *,
     protocols: Sequence[str] = tuple(PROTOCOLS),
-    folds: int = 5,
     left_out: str = LARGEST_SOURCES,
 ) -> list[Task]:
     """Every training of the ablation: the recipe, and with one thing changed at a time.
@@ -156,12 +151,10 @@ def ablation_tasks(
     Raises:
         RecipeError: unknown protocol, or the recipe has no mask branch, attention and histogram to leave out.
     """
-    _check_protocols(protocols, (*PROTOCOLS, LEFT_OUT))
     tasks = []
     for protocol in protocols:
-        splits = protocol_splits(protocol, folds, left_out)
         parts = ("test",) if protocol == LEFT_OUT else ("val", "test")
-        tasks += _tasks("ablation", protocol, variants(recipe), seeds, splits, parts)
+        tasks += _tasks("ablation", protocol, variants(recipe), seeds, protocol_splits(protocol, left_out), parts)
     return tasks
 
 
@@ -223,18 +216,18 @@ def _tasks(
     return tasks
 
 
-def protocol_splits(protocol: str, folds: int, left_out: str = LARGEST_SOURCES) -> dict[int | None, str]:
-    """A protocol's splits by fold. Folds over slices are the same for all seeds, those over patients are drawn anew."""
+def protocol_splits(protocol: str, left_out: str | None = None) -> dict[int | None, str]:
+    """A protocol's splits by fold. Folds over slices are the same for all seeds, those over patients are drawn anew.
+
+    With ``left_out``, which are sources, there is a protocol for these. A RecipeError where there is none of the name.
+    """
+    known = [*PROTOCOLS, *([LEFT_OUT] if left_out else ())]
+    if protocol not in known:
+        raise RecipeError(f"protocol {protocol!r} is unknown; there are {', '.join(known)}")
     if protocol not in _FOLDED:
         return {None: f"leave-source-out:{left_out}" if protocol == LEFT_OUT else protocol}
     seed = ":0" if protocol == "random" else ""
-    return {fold: f"{protocol}:{fold}/{folds}{seed}" for fold in range(1, folds + 1)}
-
-
-def _check_protocols(protocols: Sequence[str], known: Iterable[str]) -> None:
-    for protocol in protocols:
-        if protocol not in known:
-            raise RecipeError(f"protocol {protocol!r} is unknown; there are {', '.join(known)}")
+    return {fold: f"{protocol}:{fold}/{_FOLDS}{seed}" for fold in range(1, _FOLDS + 1)}
 
 
 def _networks(networks: Iterable[str], weights: Sequence[str], overrides: Sequence[str]) -> Iterator[Variant]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,19 +102,19 @@ _PLAIN = [name for name in RunResult.__dataclass_fields__ if name not in {"path"
 
 def write_run_result(result: RunResult) -> None:
     """Write a result to its path atomically, indented, but each slice's prediction on one line."""
-    head = {"format": FORMAT, **asdict(result.identity), **{name: getattr(result, name) for name in _PLAIN}}
-    text = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
-    parts = []
-    for part, own in result.predictions.items():
-        labels = [(Label.COVID if covid else Label.NON_COVID).value for covid in own.label]
-        # Nine digits give a float32 back exactly.
-        logits = [float(f"{logit:.9g}") for logit in own.logit]
-        rows = zip(own.file, labels, own.patient.tolist(), logits, strict=True)
-        lines = (f"      {json.dumps(row, ensure_ascii=False, allow_nan=False)}" for row in rows)
-        listing = ",\n".join(lines)
-        parts.append(f"    {json.dumps(part)}: [\n{listing}\n    ]")
-    listed = "{\n" + ",\n".join(parts) + "\n  }" if parts else "{}"
-    write_text(result.path, f'{text},\n  "predictions": {listed}\n}}\n')
+    document = {"format": FORMAT, **asdict(result.identity), **{name: getattr(result, name) for name in _PLAIN}}
+    predictions = {part: _rows(own) for part, own in result.predictions.items()}
+    text = json.dumps({**document, "predictions": predictions}, indent=2, ensure_ascii=False, allow_nan=False)
+    head, key, listed = text.rpartition('\n  "predictions": ')
+    listed = re.sub(r"(?<=\[)\n {8}|\n {6}(?=\])", "", listed).replace(",\n" + 8 * " ", ", ")
+    write_text(result.path, f"{head}{key}{listed}\n")
+
+
+def _rows(predictions: Predictions) -> list[tuple[str, str, str, float]]:
+    labels = [(Label.COVID if covid else Label.NON_COVID).value for covid in predictions.label]
+    # Nine digits give a float32 back exactly.
+    logits = [float(f"{logit:.9g}") for logit in predictions.logit]
+    return list(zip(predictions.file, labels, predictions.patient.tolist(), logits, strict=True))
 
 
 def read_run_result(path: Path) -> RunResult:

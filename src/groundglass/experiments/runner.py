@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
@@ -17,7 +17,7 @@ from groundglass.data.load import load_pool
 from groundglass.data.manifest import Manifest
 from groundglass.data.splits import make_split
 from groundglass.errors import RecipeError, RunError, WeightsError
-from groundglass.evaluation.evaluate import Evaluation, TrainedRun, evaluate
+from groundglass.evaluation.evaluate import Evaluation, evaluate
 from groundglass.experiments.plan import Task
 from groundglass.experiments.results import Predictions, RunResult, complete, read_run_result, write_run_result
 from groundglass.files import printable
@@ -25,13 +25,13 @@ from groundglass.models.catalogue import find, pretraining
 from groundglass.training.recipe import Recipe
 
 if TYPE_CHECKING:
+    from groundglass.training.run import Run
     from groundglass.training.trainer import Job
 
 # Files of a run's folder, as training names them.
 _RECIPE, _INFO = "recipe.yaml", "run.json"
-# What is kept of a pretraining, counted of a network, and kept of the measures of a part.
+# What is kept of a pretraining, and of the measures of a part.
 _PRETRAINING = ("recipe", "network", "weights", "data", "split", "images", "slices", "fingerprint", "seed")
-_BRANCHES = ("mask", "attention", "gates", "histogram", "lesions")
 _MEASURED = ("metrics", "confusion", "interval", "warnings", "evaluations_of_these_slices")
 
 
@@ -73,36 +73,32 @@ def check(tasks: Sequence[Task], paths: ExperimentPaths, manifest: Manifest) -> 
             f"{tasks[0].name}: paints lesions into lesion-free slices; name their folder with --lesion-free, "
             "or switch it off with --set synthesis.slices_per_epoch=0"
         )
+    data = [each.resolve().name for each in paths.data]
     for task in tasks:
-        folder = paths.run(task)
-        if paths.result(task).exists():
-            result = read_run_result(paths.result(task))
+        path, folder = paths.result(task), paths.run(task)
+        own = {"split": task.split, "seed": task.identity.seed, "data": data}
+        wanted = {**complete(task.recipe.model_dump(mode="json")), **own}
+        if path.exists():
+            result = read_run_result(path)
+            info, recipe = result.run, complete(result.recipe)
             # The same kind of weights may lie elsewhere now; which file it was stands in the result.
-            own = {"network.weights": task.recipe.network.weights} if result.weights == task.weights else {}
-            _check_settings(result.path, complete(result.recipe) | own, result.run, task, paths)
+            if result.weights == task.weights:
+                recipe["network.weights"] = task.recipe.network.weights
         elif (folder / _INFO).exists():
-            recipe = yaml.safe_load((folder / _RECIPE).read_text(encoding="utf-8"))
-            info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
-            _check_settings(folder, recipe, info, task, paths)
+            path, info = folder, json.loads((folder / _INFO).read_text(encoding="utf-8"))
+            recipe = complete(yaml.safe_load((folder / _RECIPE).read_text(encoding="utf-8")))
+        else:
+            continue
+        # To mix other settings would compare apples with pears.
+        was = {**recipe, **{key: info.get(key) for key in own}}
+        if differing := [key for key in was | wanted if was.get(key) != wanted.get(key)]:
+            words = "; ".join(f"{key} was {was.get(key)}, is {wanted.get(key)}" for key in differing[:3])
+            advice = "choose another --output and --runs, or remove it"
+            raise RunError(f"{path}: has other settings ({words}); {advice}")
     for task in {(task.split, task.identity.seed, task.parts): task for task in tasks}.values():
         split = make_split(manifest, task.split, task.identity.seed, task.allow_overlap)
         for part in ("train", "val", *task.parts):
             split.part(part)
-
-
-def _check_settings(
-    path: Path, recipe: Mapping[str, Any], info: Mapping[str, Any], task: Task, paths: ExperimentPaths
-) -> None:
-    """Refuse what was made with other settings: mixing them would compare apples with pears."""
-    data = [each.resolve().name for each in paths.data]
-    own = {"split": task.split, "seed": task.identity.seed, "data": data}
-    was = {**complete(recipe), **{key: info.get(key) for key in own}}
-    wanted = {**complete(task.recipe.model_dump(mode="json")), **own}
-    differing = [key for key in was | wanted if was.get(key) != wanted.get(key)]
-    if differing:
-        words = "; ".join(f"{key} was {was.get(key)}, is {wanted.get(key)}" for key in differing[:3])
-        advice = "choose another --output and --runs, or remove it"
-        raise RunError(f"{path}: has other settings ({words}); {advice}")
 
 
 def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], None]) -> list[str]:
@@ -190,7 +186,7 @@ def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> RunResult:
     return gather(paths.result(task), task, run, evaluations)
 
 
-def gather(path: Path, task: Task, run: TrainedRun, evaluations: Mapping[str, Evaluation]) -> RunResult:
+def gather(path: Path, task: Task, run: Run, evaluations: Mapping[str, Evaluation]) -> RunResult:
     """Everything that is kept of a finished run, to be written to ``path``; ``evaluations`` are by part.
 
     Raises:
@@ -203,7 +199,7 @@ def gather(path: Path, task: Task, run: TrainedRun, evaluations: Mapping[str, Ev
         if not all(math.isfinite(value) for value in row.values()):
             epoch = f"{run.path}: epoch {row['epoch']:.0f}"
             raise RunError(f"{epoch} has no finite loss; was the training stable?")
-    cost = measure(network.name, size, **{name: getattr(network, name) for name in _BRANCHES})
+    cost = measure(network.name, size, **network.model_dump(exclude={"name", "weights", "dropout"}))
     pretrained, parts, predictions = pretraining(network.name, network.weights), {}, {}
     for part, evaluation in evaluations.items():
         document, slices = evaluation.document, evaluation.part
@@ -221,7 +217,7 @@ def gather(path: Path, task: Task, run: TrainedRun, evaluations: Mapping[str, Ev
         split={
             "specification": task.split,
             "train_and_val": run.info.get("fingerprint"),
-            "parts": {part: each.facts["fingerprint"] for part, each in evaluations.items()},
+            "parts": {part: each.document["data"]["fingerprint"] for part, each in evaluations.items()},
         },
         run={key: value for key, value in run.info.items() if key != "training_sha256"},
         cost={"parameters": cost.parameters, "macs": cost.macs, "input_size": size},

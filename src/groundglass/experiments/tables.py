@@ -17,7 +17,8 @@ import numpy as np
 from groundglass.errors import DataError
 from groundglass.evaluation.metrics import TITLES
 from groundglass.evaluation.paired import ALPHA
-from groundglass.experiments.comparison import TESTED, Comparison, MeanSD, PairedRows, Row
+from groundglass.experiments.comparison import MeanSD, PairedRows, Row
+from groundglass.experiments.plan import KINDS
 from groundglass.experiments.results import DEFAULT, LEFT_OUT, PAPER, PROTOCOLS, RunResult, complete, read_run_results
 from groundglass.files import counted, write_json, write_text
 from groundglass.reporting.figures import curves_figure, forest_figure, svg
@@ -67,9 +68,9 @@ class _Section(PairedRows):
         pairs = [(own.name, name) if self.table1 else (name, own.name) for name in others] if own else []
         self.against = self.compare(pairs)
 
-    def other(self, comparison: Comparison) -> str:
+    def other(self, comparison: Mapping[str, Any]) -> str:
         """Title of the row that the reference is compared with."""
-        return self.rows[comparison.second if self.table1 else comparison.first].title
+        return self.rows[comparison["second" if self.table1 else "first"]].title
 
 
 def render_rows(folder: Path) -> str:
@@ -95,7 +96,7 @@ def render_rows(folder: Path) -> str:
     write_text(folder / f"{experiment}.csv", columns.getvalue())
     for section in sections:
         view = {"protocol": section.protocol, "part": section.part}
-        tests += [view | asdict(each) for each in section.against]
+        tests += [view | each for each in section.against]
         if section.rows:
             write_text(folder / f"{section.name}.svg", _figure(section))
     write_json(folder / "comparisons.json", tests)
@@ -201,13 +202,13 @@ def _tests(section: _Section) -> list[str]:
         heads += [f"Δ {measure}", "p slices", "p patients", "p corrected", f"{measure} is"]
     lines = []
     for each in section.against:
-        cells = [section.other(each), _seeds(each.seeds)]
-        for test in (each.measures[measure] for measure in TESTED):
-            interval = "" if test.low is None else f" ({_signed(test.low)} to {_signed(test.high)})"
-            cells += [_signed(test.difference) + interval]
-            cells += [_p(test.p_slices), _p(test.p_patients), _p(test.p_corrected), test.verdict]
+        cells = [section.other(each), _seeds(each["seeds"])]
+        for test in each["measures"].values():
+            interval = "" if test["low"] is None else f" ({_signed(test['low'])} to {_signed(test['high'])})"
+            cells += [_signed(test["difference"]) + interval]
+            cells += [*(_p(test[name]) for name in ("p_slices", "p_patients", "p_corrected")), test["verdict"]]
         lines.append(cells)
-    resamples = section.against[0].resamples
+    resamples = section.against[0]["resamples"]
     note = (
         "Tested are the probabilities averaged over the seeds that both rows have. p over slices is DeLong's for the "
         f"AUC and McNemar's mid-p for the accuracy; p over patients, and the interval, are of {resamples:,} paired "
@@ -282,9 +283,6 @@ def render_seeds(folder: Path) -> str:
         if other.recipe != first.recipe or other.split["specification"] != first.split["specification"]:
             raise DataError(f"{other.path}: differs in its recipe or split from {first.path.name}")
 
-    def plain(values: MeanSD) -> dict[str, Any]:
-        return {"mean": values.mean, "sd": values.sd, "values": values.values}
-
     facts = {
         "recipe": first.recipe["name"],
         "network": first.network,
@@ -292,16 +290,14 @@ def render_seeds(folder: Path) -> str:
         "epochs": first.recipe["training"]["epochs"],
         "split": first.split["specification"],
         "seeds": [each.identity.seed for each in results],
-        "training_seconds": plain(MeanSD.of([each.run["training_seconds"] for each in results])),
+        "training_seconds": _over_seeds(MeanSD.of([each.run["training_seconds"] for each in results])),
     }
     parts, columns = {}, []
     for part, own in first.parts.items():
-        values = {name: [each.parts[part]["metrics"][name]["value"] for each in results] for name in TITLES}
-        over_seeds = {name: MeanSD.of(each) for name, each in values.items()}
-        metrics = {name: plain(each) for name, each in over_seeds.items()}
+        measures = [MeanSD.of([each.parts[part]["metrics"][name]["value"] for each in results]) for name in TITLES]
+        metrics = dict(zip(TITLES, map(_over_seeds, measures), strict=True))
         parts[part] = {"slices": own["slices"], "patients": own["patients"], "metrics": metrics}
-        head = f"{part} ({own['slices']} slices, {own['patients']} patients)"
-        columns.append([head, *map(cell, over_seeds.values())])
+        columns.append([f"{part} ({own['slices']} slices, {own['patients']} patients)", *map(cell, measures)])
     write_json(folder / "summary.json", {**facts, "parts": parts})
     heads, *lines = zip(["", *TITLES.values()], *columns, strict=True)
     text = (
@@ -321,9 +317,8 @@ def render_convergence(folder: Path) -> str:
     Raises:
         DataError: there is no result.
     """
-    order, lines = ("none", "imagenet", "c2l"), []
-    results = read_run_results(folder)
-    results.sort(key=lambda run: (run.network, order.index(run.weights), run.identity.seed))
+    results, lines = read_run_results(folder), []
+    results.sort(key=lambda run: (run.network, KINDS.index(run.weights), run.identity.seed))
     panels: dict[tuple[str, str], dict[str, list[list[float]]]] = {}
     for (network, weights), group in groupby(results, lambda run: (run.network, run.weights)):
         runs = list(group)
@@ -349,6 +344,10 @@ def render_convergence(folder: Path) -> str:
     write_text(folder / "convergence.md", text)
     write_text(folder / "convergence.svg", svg(curves_figure(panels)))
     return text
+
+
+def _over_seeds(value: MeanSD) -> dict[str, Any]:
+    return {key: each for key, each in asdict(value).items() if key not in {"low", "high"}}
 
 
 def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

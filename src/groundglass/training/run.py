@@ -62,11 +62,6 @@ class Run:
         return cls(path, parse_recipe(read_recipe(path), str(path / RECIPE)), info)
 
     @property
-    def record_folder(self) -> Path:
-        """Where evaluations of this run are counted."""
-        return self.path
-
-    @property
     def preprocessing(self) -> Preprocessing:
         """How its slices are cropped and normalised."""
         return self.recipe.preprocessing.build()
