@@ -50,7 +50,8 @@ _LISTINGS: tuple[tuple[str, set[str]], ...] = (
     ("application/json", set()),
 )
 
-_Way, _Result = TypeVar("_Way"), TypeVar("_Result")
+_Way = TypeVar("_Way")
+_Result = TypeVar("_Result")
 _Entry = Mapping[str, Any]
 
 
@@ -181,7 +182,7 @@ class Archive:
         self, method: str, url: str, accept: str, *, kind: str | None = None, limit: int = _LARGEST_LISTING, **sent: Any
     ) -> tuple[str, bytes]:
         """Type and content of a response; one that is larger than the limit, decompressed, counts as refused."""
-        headers = {"Accept": accept, "Content-Type": kind}
+        headers = {"Accept": accept} | ({"Content-Type": kind} if kind else {})
         with self._session.request(method, url, headers=headers, timeout=_TIMEOUT, stream=True, **sent) as response:
             response.raise_for_status()
             chunks, size = list[bytes](), 0
