@@ -181,9 +181,10 @@ def test_head_is_get_without_the_content(service: Running) -> None:
 def test_nothing_beyond_this_machine(host: str, run_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GROUNDGLASS_TOKEN", "")
     assert "refusing to listen beyond this machine without a token" in run_command("serve", "--host", host)[2]
-    assert TOKEN not in repr(Settings(host=host, token=TOKEN))
     for near in ("127.0.0.1", "127.0.0.2", "::1", "localhost"):
         assert Settings(host=near).token is None
+    monkeypatch.setenv("GROUNDGLASS_TOKEN", TOKEN)
+    assert TOKEN not in repr(Settings(host=host))
 
 
 def test_a_token_a_port_or_a_directory_that_is_no_good(
@@ -193,8 +194,7 @@ def test_a_token_a_port_or_a_directory_that_is_no_good(
     token = tmp_path / "token"
     for content, length in ((TOKEN[:5], 5), ("\n", 0)):
         token.write_text(content)
-        said = f"the token has {length} characters, at least 16 are needed"
-        assert said in run_command("serve", "--token-file", token)[2]
+        assert f"the token has {length} characters, at least 16 are" in run_command("serve", "--token-file", token)[2]
     assert "not exist" in run_command("serve", "--token-file", tmp_path / "none")[2]
     assert "cannot be listened at" in run_command("serve", "--port", service.port)[2]
     assert "/none: uploads cannot be" in run_command("serve", "--upload-directory", "/none")[2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,16 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, track
 from typer import Argument, Option
 
-from groundglass.cli.options import MapLabel
+from groundglass.cli.options import MapLabel, print_json, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from groundglass.audit.audit import Audit
     from groundglass.errors import ImageError
 
 FOUND = 5
@@ -121,10 +118,9 @@ def describe(
     watched = track(manifest.records, "Reading", console=console, transient=True, disable=hidden)
     description = describing.describe(manifest, watched)
     if as_json:
-        typer.echo(json.dumps(asdict(description), indent=2, ensure_ascii=False))
+        print_json(asdict(description))
     else:
-        for table in describing.description_tables(description):
-            Console().print(table)
+        Console().print(*describing.description_tables(description), sep="\n")
 
 
 @app.command()
@@ -144,7 +140,7 @@ def audit(
 ) -> None:
     """Find copies, leakage, label conflicts and shortcuts in a data set."""
     from groundglass.audit import audit as auditing
-    from groundglass.audit.report import write_audit
+    from groundglass.audit.report import audit_tables, document, write_audit
     from groundglass.data.load import load_pool
     from groundglass.data.splits import make_split
     from groundglass.errors import DataError
@@ -160,25 +156,14 @@ def audit(
         )
     if output is not None:
         write_audit(audited, output, printable(shlex.join(["groundglass", *sys.argv[1:]])))
-    _show(audited, held := auditing.found(audited, [each.value for each in fail_on or ()]), as_json=as_json)
-    if held:
-        raise typer.Exit(FOUND)
-
-
-def _show(audited: Audit, held: Sequence[str], *, as_json: bool) -> None:
-    """The audit on standard output, warnings and conditions that hold on standard error."""
-    from groundglass.audit.report import audit_tables, document
-
     if as_json:
-        typer.echo(json.dumps(document(audited), indent=2, ensure_ascii=False))
+        print_json(document(audited))
     else:
-        for table in audit_tables(audited):
-            Console().print(table)
-    errors = Console(stderr=True, soft_wrap=True)
-    for warning in audited.warnings():
-        errors.print(f"[bold yellow]warning:[/] {escape(warning)}")
-    for condition in held:
-        errors.print(f"[bold red]found:[/] {escape(condition)}")
+        Console().print(*audit_tables(audited), sep="\n")
+    report("warning", *audited.warnings())
+    if held := auditing.found(audited, [each.value for each in fail_on or ()]):
+        report("found", *held)
+        raise typer.Exit(FOUND)
 
 
 @app.command()

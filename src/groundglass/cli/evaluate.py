@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 from typer import Argument, Option
 
 from groundglass.cli.data import stages
-from groundglass.cli.options import Data, MapLabel
+from groundglass.cli.options import Data, MapLabel, print_json, report
 from groundglass.errors import RunError
 
 if TYPE_CHECKING:
@@ -57,7 +56,6 @@ def evaluate(
 ) -> None:
     """Measure a run or bundle on a part of a data set, with intervals, and write a report."""
     from rich.console import Console
-    from rich.markup import escape
 
     from groundglass.data.load import load_pool
     from groundglass.evaluation.evaluate import evaluate as evaluate_run
@@ -74,10 +72,9 @@ def evaluate(
             progress=lambda _, total: advance("evaluating", 1, total),
         )  # fmt: skip
     write_report(opened, evaluation, output)
-    for warning in evaluation.document["warnings"]:
-        Console(stderr=True, soft_wrap=True).print(f"[bold yellow]warning:[/] {escape(warning)}")
+    report("warning", *evaluation.document["warnings"])
     if as_json:
-        typer.echo(json.dumps(evaluation.document, indent=2, ensure_ascii=False))
-        return
-    Console().print(*tables(evaluation), sep="\n")
-    typer.echo(f"Report: {output / 'report.html'}")
+        print_json(evaluation.document)
+    else:
+        Console().print(*tables(evaluation), sep="\n")
+        typer.echo(f"Report: {output / 'report.html'}")

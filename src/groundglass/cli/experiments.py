@@ -1,6 +1,5 @@
 """``groundglass paper``: the paper's experiments, trained, evaluated, tested and rendered."""
 
-import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,40 +31,28 @@ Weights = Annotated[str, Option(help="Kinds of weights or a file of C2L's, comma
 
 
 @dataclass(frozen=True)
-class _Shared:
+class _Shared(options.Training):
     """Options that every experiment has."""
 
     data: Annotated[list[Path] | None, Option(help="As for `groundglass train`; repeat for more.")] = None
-    map_label: options.MapLabel = None
     runs: Annotated[Path | None, Option(help="Folder of the runs; default runs/EXPERIMENT.")] = None
     output: Annotated[Path | None, Option(help="Folder of results; default results/EXPERIMENT.")] = None
     seeds: Annotated[str, Option(help="Of the trainings, such as 0-4, or 0,3,7.")] = "0-2"
     only: Only = None
-    overrides: options.Overrides = None
     lesion_free: options.LesionFree = None
-    accelerator: options.Accelerator = "auto"
-    threads: options.Threads = 0
-    cache: options.Cache = None
     lungs: options.Lungs = None
-    quiet: options.Quiet = False
     dry_run: Annotated[bool, Option("--dry-run", help="Only list runs, and about how long they take.")] = False
     render_only: Annotated[bool, Option("--render-only", help="Only render what there is.")] = False
 
 
 def _command(planned: "Callable[..., list[Task]]") -> Callable[..., None]:
-    """The command of an experiment, given its trainings: their own options and, after these, those that all have."""
-    _, *own = inspect.signature(planned).parameters.values()
-    shared = inspect.signature(_Shared).parameters
+    """The command of an experiment, given its trainings: it has their options and those that all have."""
 
-    @wraps(planned, ("__name__", "__doc__"))
-    def command(**given: Any) -> None:
-        common = _Shared(**{name: given.pop(name) for name in shared})
-        _experiment(planned.__name__, common, partial(planned, common, **given))
+    @wraps(planned)
+    def command(shared: _Shared, **own: Any) -> None:
+        _experiment(planned.__name__, shared, partial(planned, shared, **own))
 
-    # Typer reads the options from here.
-    keywords = [each.replace(kind=each.KEYWORD_ONLY) for each in (*own, *shared.values())]
-    command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
-    return app.command()(command)
+    return app.command()(options.with_options(_Shared)(command))
 
 
 @_command
@@ -78,8 +65,8 @@ def table1(
     """The paper's Table I: its networks by one recipe on the same slices, with paired statistics."""
     from groundglass.experiments import plan
 
-    names, kinds, numbers = _words(networks) if networks else None, _words(weights), _numbers(shared)
-    return plan.table1_tasks(_words(protocols), names, kinds, numbers, shared.overrides or ())
+    names, kinds = _words(networks) or None, _words(weights)
+    return plan.table1_tasks(_words(protocols), names, kinds, _numbers(shared), shared.overrides or ())
 
 
 @_command
@@ -109,7 +96,7 @@ def convergence(
     """How fast networks learn from no weights, ImageNet's and C2L's: validation loss and AUC over epochs."""
     from groundglass.experiments import plan
 
-    names = _words(networks) if networks else plan.LEARNERS
+    names = _words(networks) or plan.LEARNERS
     return plan.convergence_tasks(names, _words(weights), _numbers(shared), shared.overrides or (), split=split)
 
 
@@ -146,8 +133,7 @@ def _experiment(name: str, shared: _Shared, plan: "Callable[[], list[Task]]") ->
         tuple(shared.data), shared.runs or Path("runs", name), output, shared.lesion_free, shared.threads,
         shared.accelerator, shared.cache, shared.lungs, not shared.quiet, tuple(shared.map_label or ()),
     )  # fmt: skip
-    only = _words(shared.only) if shared.only else ()
-    tasks = chosen(plan(), only)
+    tasks = chosen(plan(), _words(shared.only))
     if shared.dry_run:
         for task in tasks:
             console.print(f"{task.name}: {'done' if paths.result(task).exists() else 'to do'}")
@@ -158,8 +144,7 @@ def _experiment(name: str, shared: _Shared, plan: "Callable[[], list[Task]]") ->
     if not failed or any(output.glob("*/*-seed-*.json")):
         console.print(render(output))
     if failed:
-        done = f"{len(failed)} of {len(tasks)} runs failed; the others are done"
-        raise RunError(f"{done}: {', '.join(failed)}")
+        raise RunError(f"{len(failed)} of {len(tasks)} runs failed; the others are done: {', '.join(failed)}")
 
 
 def _numbers(shared: _Shared) -> list[int]:
@@ -172,8 +157,10 @@ def _numbers(shared: _Shared) -> list[int]:
     raise RecipeError(f"--seeds {shared.seeds}: expected a range such as 0-4 or a list such as 0,3,7")
 
 
-def _words(text: str) -> list[str]:
-    """``a,b`` as a list, each word once."""
+def _words(text: str | None) -> list[str]:
+    """``a,b`` as a list, each word once; none where nothing was given."""
+    if text is None:
+        return []
     words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
     if not words:
         raise RecipeError(f"{text!r}: expected words with commas between them")

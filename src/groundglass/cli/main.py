@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from groundglass import __version__
+from groundglass.cli.options import report
 from groundglass.errors import GroundglassError
 
 # Name, module and panel of each command; "data" and "paper" have commands of their own.
@@ -57,11 +58,11 @@ class _Commands(TyperGroup):
             return None
         module, panel = COMMANDS[cmd_name]
         loaded = import_module(f"groundglass.cli.{module}")
-        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        function = getattr(loaded, cmd_name, None)
-        if function is not None:
-            single.command(cmd_name)(function)
-        command = typer.main.get_command(loaded.app if function is None else single)
+        found = getattr(loaded, "app", None)
+        if found is None:
+            found = typer.Typer(add_completion=False)
+            found.command()(getattr(loaded, cmd_name))
+        command = typer.main.get_command(found)
         command.name, command.rich_help_panel = cmd_name, panel  # type: ignore[attr-defined]
         return command
 
@@ -76,25 +77,22 @@ app = typer.Typer(
 
 
 def _version(show: bool) -> None:
-    if show:
-        typer.echo(f"groundglass {__version__}")
-        if "--verbose" in sys.argv:  # which may not have been looked at yet
-            typer.echo("\n".join(_versions()))
-        raise typer.Exit
+    if not show:
+        return
+    typer.echo(f"groundglass {__version__}")
+    if "--verbose" in sys.argv:  # which may not have been looked at yet
+        import platform
+        from importlib import metadata
 
+        from onnxruntime import get_available_providers
 
-def _versions() -> Iterator[str]:
-    import platform
-    from importlib import metadata
-
-    from onnxruntime import get_available_providers
-
-    yield f"Python {platform.python_version()} on {platform.platform()}"
-    for name in _LIBRARIES.split():
-        with suppress(metadata.PackageNotFoundError):
-            yield f"{name} {metadata.version(name)}"
-    providers = (each.removesuffix("ExecutionProvider").lower() for each in get_available_providers())
-    yield f"devices: {', '.join(providers)}"
+        typer.echo(f"Python {platform.python_version()} on {platform.platform()}")
+        for name in _LIBRARIES.split():
+            with suppress(metadata.PackageNotFoundError):
+                typer.echo(f"{name} {metadata.version(name)}")
+        providers = (each.removesuffix("ExecutionProvider").lower() for each in get_available_providers())
+        typer.echo(f"devices: {', '.join(providers)}")
+    raise typer.Exit
 
 
 @app.callback()
@@ -117,11 +115,13 @@ def root(
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not below nohup
             # As after an error, so that temporary files are removed.
             signal.signal(number, lambda number, _: sys.exit(128 + number))
-    _, panel = COMMANDS.get(context.invoked_subcommand or "", ("", ""))
     if log_level == "debug":
         logging.basicConfig(level=logging.DEBUG)
         return
-    context.with_resource(_libraries_kept_quiet(training=panel in {"Train", "Paper"}))
+    context.with_resource(warnings.catch_warnings())
+    warnings.filterwarnings("ignore", module=_READERS)
+    if COMMANDS.get(context.invoked_subcommand or "", ("", ""))[1] not in {"Train", "Paper"}:
+        context.with_resource(_c_libraries_kept_quiet())
     logging.getLogger().addHandler(_SILENT)
     ours = logging.getLogger("groundglass")
     ours.handlers = [logging.StreamHandler()]
@@ -129,32 +129,26 @@ def root(
 
 
 @contextmanager
-def _libraries_kept_quiet(*, training: bool) -> Iterator[None]:
-    """Libraries warn of damaged files, and C libraries print to file descriptor 2: both may quote a header.
+def _c_libraries_kept_quiet() -> Iterator[None]:
+    """What C libraries print goes to file descriptor 2, and may quote a header, as warnings of damaged files may.
 
-    That is switched off here, for the whole process that a command is, and nowhere in the library. Training keeps
-    what is printed: there it may be a driver's last word.
+    Both are switched off for the whole process that a command is, and nowhere in the library. Training keeps what is
+    printed: there it may be a driver's last word.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=_READERS)
-        stderr = sys.stderr
-        if training:
-            yield
-            return
-        own, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        with suppress(OSError, ValueError):  # what has no descriptor stays
-            if stderr.fileno() == 2:
-                sys.stderr = os.fdopen(own, "w", 1, stderr.encoding, stderr.errors, closefd=False)
-        try:
-            os.dup2(nowhere, 2)
-            yield
-        finally:
-            with suppress(OSError):
-                sys.stderr.flush()
-            os.dup2(own, 2)
-            sys.stderr = stderr
-            os.close(own)
-            os.close(nowhere)
+    stderr, own, nowhere = sys.stderr, os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    with suppress(OSError, ValueError):  # what has no descriptor stays
+        if stderr.fileno() == 2:
+            sys.stderr = os.fdopen(own, "w", 1, stderr.encoding, stderr.errors, closefd=False)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        with suppress(OSError):
+            sys.stderr.flush()
+        os.dup2(own, 2)
+        sys.stderr = stderr
+        os.close(own)
+        os.close(nowhere)
 
 
 def main() -> None:
@@ -179,16 +173,11 @@ def main() -> None:
         if error.name not in _TRAINING:
             raise
         _fail(f"this command needs {error.name}: `pip install '.[train]'` in a clone of groundglass brings it")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def _fail(words: str) -> NoReturn:
-    from rich.console import Console
-    from rich.markup import escape
-
     with suppress(OSError):
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(words)}")
+        report("error", words)
     _settled(sys.stdout)
     _settled(sys.stderr)
     sys.exit(2)
@@ -208,13 +197,9 @@ class _StandardOutput(FileIO):
 
 def _open_streams() -> None:
     """Let closed standard streams lead nowhere, or the next file that is opened would become one."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-        if number and getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
+        if getattr(sys, name) is None:  # a file takes the lowest number that is free
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
     if (out := sys.stdout) is sys.__stdout__ and isinstance(out, TextIOWrapper):
         plain = BufferedWriter(_StandardOutput(1, "w", closefd=False))
         sys.stdout = TextIOWrapper(plain, out.encoding, out.errors, None, out.line_buffering, out.write_through)

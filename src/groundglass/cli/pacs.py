@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
-from groundglass.cli.options import INTERRUPTED, BundlePath, Device, EngineThreads
+from groundglass.cli.options import BundlePath, Device, EngineThreads, interruptible
 from groundglass.errors import PacsError
 
 if TYPE_CHECKING:
@@ -61,13 +61,10 @@ def pacs(
     else:
         results = poll.all(since) if study is None else poll.study(study)
     states = Counter[str]()
-    try:
+    with interruptible(lambda: "interrupted; what is stored stays, the same command continues"):
         for result in results:
             states[result.state.value] += 1
             _show(result)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; what is stored stays, the same command continues", err=True)
-        raise typer.Exit(INTERRUPTED) from None
     summary = ", ".join(f"{count} {state}" for state, count in states.items())
     typer.echo(f"{states.total()} CT series{': ' * bool(summary)}{summary}. Research use only, no diagnosis.")
     if states["postponed"]:

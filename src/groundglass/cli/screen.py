@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _GAP = "  "
-_POSITION, _STATUS, _PROBABILITY, _LABEL = 9, 7, 5, 9
-_FIXED = _POSITION + _STATUS + _PROBABILITY + _LABEL + 5 * len(_GAP)
+_WIDTHS = {"Position": 9, "Status": 7, "Prob.": 5, "Label": 9}  # of all columns but the first and the last
+_FIXED = sum(_WIDTHS.values()) + 5 * len(_GAP)
 _LEAST_FILE, _LEAST_NOTE = 12, 19
 _STYLES = {"COVID": "bold dark_orange", "uncertain": "yellow", "refused": "magenta", "failed": "bold red"}
 _LONGEST_REASON, _SERIES, _CURVE = 1000, 28, 40  # the last: most characters of a curve
@@ -45,8 +45,8 @@ class PredictionsTable:
 
     def __init__(self, width: int | None) -> None:
         self._width = width
-        self._note_width = max(_LEAST_NOTE, round(0.4 * ((width or 0) - _FIXED)))
-        self._file_width = 0 if width is None else max(_LEAST_FILE, width - _FIXED - self._note_width)
+        notes = max(_LEAST_NOTE, round(0.4 * ((width or 0) - _FIXED)))
+        self._file_width = 0 if width is None else max(_LEAST_FILE, width - _FIXED - notes)
         self._begun = False
         self._reasons: Counter[str] = Counter()
 
@@ -56,28 +56,26 @@ class PredictionsTable:
         if self._width is None:
             self._file_width = max(4, self._file_width, cell_len(file))
         if not self._begun:
-            yield Text(self._cells("File", "Position", "Status", "Prob.", "Label") + _GAP + "Flags", "bold")
+            yield Text(self._row("File", *_WIDTHS) + "Flags", "bold")
         self._begun = True
-        cells, status = [shorten_middle(file, self._file_width), where(prediction)], prediction.status.value
+        cells = [shorten_middle(file, self._file_width), where(prediction), prediction.status.value]
         if prediction.status is Status.OK:
-            cells += [status, "" if prediction.probability is None else f"{prediction.probability:.3f}"]
-            word, column = str(prediction.label), _LABEL
-            note, room = ", ".join(prediction.flags), self._note_width
+            cells += ["" if prediction.probability is None else f"{prediction.probability:.3f}", str(prediction.label)]
+            note = ", ".join(prediction.flags)
         else:
-            reason = one_line(prediction.reason or "", _LONGEST_REASON)
+            note = one_line(prediction.reason or "", _LONGEST_REASON)
             # Without the measurements that differ from slice to slice.
-            kind = re.sub(r"\d[\d.,]*", "…", re.sub(r" \([^)]*\d[^)]*\)", "", reason))
-            said = f"{status}: {COPY if prediction.is_copy else kind}"
+            kind = re.sub(r"\d[\d.,]*", "…", re.sub(r" \([^)]*\d[^)]*\)", "", note))
+            said = f"{prediction.status.value}: {COPY if prediction.is_copy else kind}"
             self._reasons[said] += 1
             if self._width is not None and self._reasons[said] > 1:
                 return
-            room = _PROBABILITY + _LABEL + self._note_width + 2 * len(_GAP)
-            word, column, note = status, _STATUS, reason
-        head = self._cells(*cells) + _GAP
-        first, *rest = self._wrapped(note, room)
-        yield Text.assemble(head, (_cell(word, column), _STYLES.get(word, "")), _GAP, first)
-        indent = " " * (cell_len(head) + column) + _GAP
-        yield from (Text(indent + line) for line in rest)
+        row = self._row(*cells)
+        first, *rest = self._wrapped(note, cell_len(row))
+        line = Text(row + first)
+        line.stylize(_STYLES.get(cells[-1], ""), len(self._row(*cells[:-1])), len(row) - len(_GAP))
+        yield line
+        yield from (Text(" " * cell_len(row) + words) for words in rest)
 
     def repeated(self) -> Iterator[str]:
         """On a terminal, how often each reason was given that was given more than once."""
@@ -85,20 +83,17 @@ class PredictionsTable:
             if self._width is not None and count > 1:
                 yield f"{count:,} {said}"
 
-    def _wrapped(self, text: str, width: int) -> list[str]:
-        """Lines of whole words; a word that is longer than a line is shortened in the middle."""
+    def _wrapped(self, text: str, start: int) -> list[str]:
+        """Lines of whole words from a column on; a word that is longer than a line is shortened in the middle."""
         if self._width is None:
             return [text]
+        width = max(_LEAST_NOTE, self._width - start)
         words = " ".join(shorten_middle(word, width) for word in text.split())
         return textwrap.wrap(words, width, break_long_words=False, break_on_hyphens=False) or [""]
 
-    def _cells(self, *texts: str) -> str:
-        widths = (self._file_width, _POSITION, _STATUS, _PROBABILITY, _LABEL)
-        return _GAP.join(_cell(text, width) for text, width in zip(texts, widths, strict=False))
-
-
-def _cell(text: str, width: int) -> str:
-    return text + " " * (width - cell_len(text))
+    def _row(self, *cells: str) -> str:
+        widths = (self._file_width, *_WIDTHS.values())
+        return "".join(cell + " " * (w - cell_len(cell)) + _GAP for cell, w in zip(cells, widths, strict=False))
 
 
 def where(prediction: Prediction) -> str:
@@ -117,12 +112,9 @@ def shorten_middle(text: str, width: int) -> str:
     """Text of at most so many terminal columns; more of its end is kept than of its beginning."""
     if cell_len(text) <= width:
         return text
-    head, tail = 0, len(text)
-    while cell_len(text[: head + 1]) <= (width - 1) // 3:
-        head += 1
-    while cell_len(text[:head]) + 1 + cell_len(text[tail - 1 :]) <= width:
-        tail -= 1
-    return f"{text[:head]}…{text[tail:]}"
+    head = set_cell_size(text, (width - 1) // 3)
+    tail = set_cell_size(text[::-1], width - 1 - cell_len(head))[::-1]
+    return f"{head}…{tail}"
 
 
 def series_lines(summary: SeriesSummary, width: int | None) -> Iterator[str]:
@@ -177,7 +169,6 @@ class Screen:
         self._progress: Progress | None = None
         self._file: str | None = None
         self._files = self._slices = 0
-        self._start = time.monotonic()
 
     def close(self) -> None:
         """Take the progress bar away."""
@@ -188,7 +179,13 @@ class Screen:
         """Start the progress bar; ``count`` says for how many files, and is called only where one is shown."""
         self._start = time.monotonic()
         if self._watched:
-            self._progress = _progress(self._console)
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            text, rate = TextColumn("{task.description}"), TextColumn("files {task.fields[rate]}")
+            columns = (text, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(compact=True))
+            self._progress = Progress(
+                *columns, console=self._console, transient=True, redirect_stdout=False, redirect_stderr=False
+            )
             self._progress.add_task("Reading", total=count(), rate="")
             self._progress.start()
 
@@ -242,11 +239,3 @@ class Screen:
             sys.stdout.flush()
         else:
             self._console.print(line, soft_wrap=not wrap, highlight=False)
-
-
-def _progress(console: Console) -> Progress:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    text, rate = TextColumn("{task.description}"), TextColumn("files {task.fields[rate]}")
-    columns = (text, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(compact=True))
-    return Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)

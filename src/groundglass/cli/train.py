@@ -1,9 +1,7 @@
 """``groundglass train``, ``pretrain``, ``export`` and ``models``: from data to a bundle that predicts."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,22 +23,21 @@ if TYPE_CHECKING:
 Output = Annotated[Path, Option(help="Folder of the run.")]
 
 
+@options.with_options(options.Training)
 def train(
+    shared: options.Training,
     data: options.Data,
     output: Output,
-    map_label: options.MapLabel = None,
     recipe: options.RecipeName = "mask-efficientnet",
     split: options.Split = "official",
     seed: options.Seed = 0,
     lesion_free: options.LesionFree = None,
-    overrides: options.Overrides = None,
     resume: options.Resume = False,
-    allow_overlap: options.AllowOverlap = False,
+    allow_overlap: Annotated[
+        bool, Option("--allow-overlap", help="Accept patients who are in several parts of the split.")
+    ] = False,
     devices: Annotated[str | None, Option(help="Processes or GPUs per machine, or GPUs by index: 0,2 or 1,")] = None,
     nodes: Annotated[int, Option(min=1, help="Machines.")] = 1,
-    accelerator: options.Accelerator = "auto",
-    threads: options.Threads = 0,
-    cache: options.Cache = None,
     lungs: options.Lungs = None,
     audit: Annotated[
         bool, Option(help="First look for copies, patients and sources that parts of the split share, and warn.")
@@ -48,18 +45,19 @@ def train(
     dry_run: Annotated[
         bool, Option("--dry-run", help="Only print the recipe, the slices and about how long it takes.")
     ] = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Train a network; killed at any moment, it continues with --resume as if nothing had happened."""
     from groundglass.training.recipe import load_lungs_recipe, load_recipe
     from groundglass.training.train import train_job
     from groundglass.training.trainer import Job
 
-    of_lungs = load_lungs_recipe(recipe, overrides or ())
+    changed = shared.overrides or ()
+    of_lungs = load_lungs_recipe(recipe, changed)
     job: Job[Any] = Job(
-        of_lungs or load_recipe(recipe, overrides or ()), tuple(data), split, seed, output, lesion_free=lesion_free,
-        allow_overlap=allow_overlap, resume=resume, devices=_devices(devices), nodes=nodes, threads=threads,
-        accelerator=accelerator, cache=cache, lungs=lungs, progress=not quiet, map_label=tuple(map_label or ()),
+        of_lungs or load_recipe(recipe, changed), tuple(data), split, seed, output, lesion_free=lesion_free,
+        allow_overlap=allow_overlap, resume=resume, devices=_devices(devices), nodes=nodes, threads=shared.threads,
+        accelerator=shared.accelerator, cache=shared.cache, lungs=lungs, progress=not shared.quiet,
+        map_label=tuple(shared.map_label or ()),
     )  # fmt: skip
     if of_lungs is not None:
         _train_lungs(job, dry_run)
@@ -79,15 +77,15 @@ def train(
 
 def _devices(text: str | None) -> int | tuple[int, ...] | None:
     """A number of devices, or their indices, of which a comma speaks."""
+    if text is None:
+        return None
     try:
-        if text is None or "," not in text:
-            return None if text is None else int(text)
-        return tuple(int(each) for each in text.split(",") if each.strip())
+        return tuple(int(each) for each in text.split(",") if each.strip()) if "," in text else int(text)
     except ValueError:
         raise RecipeError(f"--devices {text}: expected a number such as 2, or GPUs: 0,2 or 1,") from None
 
 
-def _plan(job: Job[Recipe]) -> None:
+def _plan(job: "Job[Recipe]") -> None:
     """Print the recipe as YAML and, on standard error, which slices it would see and about how long it would take."""
     from groundglass.training.train import plan
 
@@ -104,18 +102,15 @@ def _plan(job: Job[Recipe]) -> None:
     console.print(f"{length}: about {options.duration(known.seconds)}")
 
 
-@contextmanager
-def _interruptible(output: Path) -> Iterator[None]:
-    """An interruption from the keyboard ends in one line and status 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        advice = ", continue it with --resume" if (output / "run.json").exists() else " before it began"
-        typer.echo(f"{output}: interrupted{advice}", err=True)
-        raise typer.Exit(options.INTERRUPTED) from None
+def _interruptible(output: Path) -> AbstractContextManager[None]:
+    def advice() -> str:
+        begun = (output / "run.json").exists()
+        return f"{output}: interrupted{', continue it with --resume' if begun else ' before it began'}"
+
+    return options.interruptible(advice)
 
 
-def _train_lungs(job: Job[LungsRecipe], dry_run: bool) -> None:
+def _train_lungs(job: "Job[LungsRecipe]", dry_run: bool) -> None:
     from groundglass.training.lungs import train_lungs
 
     if dry_run or job.split != "official" or job.processes > 1 or job.lesion_free or job.lungs:
@@ -127,7 +122,7 @@ def _train_lungs(job: Job[LungsRecipe], dry_run: bool) -> None:
     typer.echo(f"{job.output}: {job.recipe.network.name}, {known} after the last epoch")
 
 
-def _warn(job: Job[Recipe]) -> None:
+def _warn(job: "Job[Recipe]") -> None:
     """Say on standard error what the parts of the split share."""
     from groundglass.audit.audit import audit
     from groundglass.data.load import load_pool
@@ -135,28 +130,22 @@ def _warn(job: Job[Recipe]) -> None:
 
     manifest = load_pool(job.data, job.map_label)
     parts = make_split(manifest, job.split, job.seed, job.allow_overlap)
-    console = Console(stderr=True, soft_wrap=True)
-    with console.status("Looking for what parts of the split share"):
+    with Console(stderr=True).status("Looking for what parts of the split share"):
         audited = audit(manifest, parts, shortcuts=False, quick=True, threads=job.threads or None)
-    for warning in audited.warnings():
-        console.print(f"[bold yellow]warning:[/] {escape(warning)}")
+    options.report("warning", *audited.warnings())
 
 
+@options.with_options(options.Training)
 def pretrain(
+    shared: options.Training,
     output: Output,
     recipe: options.RecipeName = "c2l",
     network: Annotated[str | None, Option(help="Any of `groundglass models`.", show_default="the recipe's")] = None,
     images: Annotated[list[Path] | None, Option(help="Files and folders of slices without labels.")] = None,
     data: Annotated[list[Path] | None, Option(help="Data sets, of which only the training part is used.")] = None,
-    map_label: options.MapLabel = None,
     split: options.Split = "official",
     seed: options.Seed = 0,
-    overrides: options.Overrides = None,
     resume: options.Resume = False,
-    accelerator: options.Accelerator = "auto",
-    threads: options.Threads = 0,
-    cache: options.Cache = None,
-    quiet: options.Quiet = False,
 ) -> None:
     """Pretrain a network by C2L on slices without labels; killed at any moment, it continues with --resume."""
     from groundglass.audit.duplicates import copies_of
@@ -166,14 +155,14 @@ def pretrain(
     from groundglass.training.run import read_history, read_info
     from groundglass.training.trainer import Job
 
-    def find_copies(held_out: Sequence[Record], unlabelled: Sequence[Record]) -> list[tuple[Record, Record]]:
-        return [(pair.first, pair.second) for pair in copies_of(held_out, unlabelled, threads=threads or None)]
+    def find_copies(held_out: "Sequence[Record]", unlabelled: "Sequence[Record]") -> "list[tuple[Record, Record]]":
+        return [(pair.first, pair.second) for pair in copies_of(held_out, unlabelled, threads=shared.threads or None)]
 
-    named = [f"network.name={network}"] if network else []
+    changed = [*([f"network.name={network}"] if network else []), *(shared.overrides or ())]
     job = Job(
-        load_pretrain_recipe(recipe, [*named, *(overrides or ())]), tuple(data or ()), split, seed, output,
-        images=tuple(images or ()), resume=resume, threads=threads, accelerator=accelerator, cache=cache,
-        progress=not quiet, map_label=tuple(map_label or ()),
+        load_pretrain_recipe(recipe, changed), tuple(data or ()), split, seed, output, images=tuple(images or ()),
+        resume=resume, threads=shared.threads, accelerator=shared.accelerator, cache=shared.cache,
+        progress=not shared.quiet, map_label=tuple(shared.map_label or ()),
     )  # fmt: skip
     with _interruptible(output):
         pretrain_network(job, find_copies)
@@ -224,29 +213,23 @@ def export(
 def models(recipes: Annotated[bool, Option("--recipes", help="List the recipes instead.")] = False) -> None:
     """List the networks: parameters, multiply-accumulate operations, weights to start from."""
     if recipes:
-        _list_recipes()
-        return
-    table = Table(
-        "Network",
-        title=f"Networks for slices of {MEASURED_AT} x {MEASURED_AT} pixels",
-        caption="*: installed already, no network needed. A .safetensors file serves as well.",
-    )
-    table.add_column("Parameters, M", justify="right")
-    table.add_column("MACs, G", justify="right")
-    table.add_column("Weights")
-    for entry in entries():
-        installed = {"imagenet": entry.package, "c2l": entry.pretrained_file}
-        weights = ", ".join(f"{name}*" if installed.get(name) else name for name in entry.weights)
-        table.add_row(entry.name, f"{entry.parameters / 1e6:.2f}", f"{entry.macs / 1e9:.3f}", weights)
-    Console().print(table)
+        from groundglass.training.recipe import described_recipes
 
-
-def _list_recipes() -> None:
-    """Names, with what a recipe's file says of itself in its first lines."""
-    from groundglass.training.recipe import described_recipes
-
-    table = Table("groundglass ...", "What it is")
-    for command, kind in {"train": "", "pretrain": "pretraining"}.items():
-        for name, said in described_recipes(kind).items():
-            table.add_row(f"{command} --recipe {escape(name)}", escape(said))
+        table = Table("groundglass ...", "What it is")
+        for command, kind in {"train": "", "pretrain": "pretraining"}.items():
+            for name, said in described_recipes(kind).items():
+                table.add_row(f"{command} --recipe {escape(name)}", escape(said))
+    else:
+        table = Table(
+            "Network",
+            title=f"Networks for slices of {MEASURED_AT} x {MEASURED_AT} pixels",
+            caption="*: installed already, no network needed. A .safetensors file serves as well.",
+        )
+        table.add_column("Parameters, M", justify="right")
+        table.add_column("MACs, G", justify="right")
+        table.add_column("Weights")
+        for entry in entries():
+            installed = {"imagenet": entry.package, "c2l": entry.pretrained_file}
+            weights = ", ".join(f"{name}*" if installed.get(name) else name for name in entry.weights)
+            table.add_row(entry.name, f"{entry.parameters / 1e6:.2f}", f"{entry.macs / 1e9:.3f}", weights)
     Console().print(table)

@@ -52,7 +52,7 @@ _LOCAL = {"address": "local", "num_gpus": 0, "include_dashboard": False, "object
 
 # Paths of files that a worker classifies in one go, and predictions of those that cannot be read.
 Unit = tuple[str | Scaled | Prediction, ...]
-# The bundle's path and id, whether to keep identifiers, and the version of groundglass.
+# The bundle's path and id, whether to keep identifiers, ONNX Runtime's providers, and the version of groundglass.
 _Job = tuple[str, str, bool, tuple[str, ...], str]
 
 
@@ -173,7 +173,7 @@ def _result(ray: Any, begun: Any) -> list[Prediction] | None:
 def _classify(job: _Job, unit: Unit) -> list[Prediction] | str:
     """Runs in a worker: a unit's predictions, or why there is no use in continuing."""
     try:
-        classifier = _load(*job)
+        classifier = _load(job)
         read = ([item] if isinstance(item, Prediction) else classifier.read_files([item]) for item in unit)
         return [classifier.classify(each) for each in chain.from_iterable(read)]
     except GroundglassError as error:
@@ -181,11 +181,10 @@ def _classify(job: _Job, unit: Unit) -> list[Prediction] | str:
 
 
 @lru_cache(maxsize=1)
-def _load(
-    bundle_path: str, bundle_id: str, keep_identifiers: bool, providers: tuple[str, ...], version: str
-) -> Classifier:
+def _load(job: _Job) -> Classifier:
     import cv2  # noqa: PLC0415 - not needed where work is only sent from
 
+    bundle_path, bundle_id, keep_identifiers, providers, version = job
     cv2.setNumThreads(1)
     if version != __version__:
         raise PredictionError(f"a worker has groundglass {__version__}, not {version}; install one version")

@@ -50,6 +50,7 @@ _LISTINGS: tuple[tuple[str, set[str]], ...] = (
     ("application/json", set()),
 )
 
+_Way = TypeVar("_Way")
 _Result = TypeVar("_Result")
 _Entry = Mapping[str, Any]
 
@@ -111,7 +112,6 @@ class Archive:
         self.url = url.rstrip("/")
         self._session = requests.Session()
         self._session.auth = _credentials()
-        self._session.hooks["response"].append(_bound)
         self._seconds, self._on_wait = retry_seconds, on_wait
 
     @property
@@ -156,10 +156,9 @@ class Archive:
         url = self._url(series.study, "series", series.uid, "instances", instance.uid)
 
         def once(accept: str) -> bytes:
-            response = self._request("GET", url, accept)
-            return _only_part(response.headers.get("Content-Type", ""), response.content)
+            return _only_part(*self._request("GET", url, accept, limit=DEFAULT_LIMITS.file_bytes))
 
-        return self._plainer([partial(once, accept) for accept in _AS_STORED], self._seconds)
+        return self._plainer(once, _AS_STORED, self._seconds)
 
     def store(self, dataset: Dataset) -> None:
         """Store an object; to store the same one again does no harm."""
@@ -169,10 +168,9 @@ class Archive:
         body = head.encode() + stream.getvalue() + f"\r\n--{boundary}--\r\n".encode()
         kind, url = f"{_PART}; boundary={boundary}", self._url(str(dataset.StudyInstanceUID))
         send = partial(self._request, "POST", url, data=body, kind=kind)
-        accepted = ("application/dicom+json", "*/*")
-        response = self._plainer([partial(send, accept) for accept in accepted], self._seconds)
+        answer = self._plainer(send, ("application/dicom+json", "*/*"), self._seconds)
         try:
-            reason = _failure(response.headers.get("Content-Type", "").lower(), response.content)
+            reason = _failure(*answer)
         except (ValueError, TypeError, AttributeError, ET.ParseError) as error:
             raise PacsRefusedError(
                 f"{self.url}: its response to an upload cannot be understood ({type(error).__name__})"
@@ -180,11 +178,20 @@ class Archive:
         if reason is not None:
             raise PacsRefusedError(f"{self.url}: does not store the result (failure reason {reason:#06x})")
 
-    def _request(self, method: str, url: str, accept: str, kind: str | None = None, **sent: Any) -> requests.Response:
+    def _request(
+        self, method: str, url: str, accept: str, *, kind: str | None = None, limit: int = _LARGEST_LISTING, **sent: Any
+    ) -> tuple[str, bytes]:
+        """Type and content of a response; one that is larger than the limit, decompressed, counts as refused."""
         headers = {"Accept": accept} | ({"Content-Type": kind} if kind else {})
-        response = self._session.request(method, url, headers=headers, timeout=_TIMEOUT, **sent)
-        response.raise_for_status()
-        return response
+        with self._session.request(method, url, headers=headers, timeout=_TIMEOUT, stream=True, **sent) as response:
+            response.raise_for_status()
+            chunks, size = list[bytes](), 0
+            for chunk in response.iter_content(2**20):
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit:
+                    raise PacsRefusedError(f"the response is larger than the limit of {limit:,} bytes")
+            return response.headers.get("Content-Type", ""), b"".join(chunks)
 
     def _url(self, study: str, *below: str) -> str:
         if not all(_UID.fullmatch(part) for part in (study, *below[1::2])):
@@ -204,13 +211,14 @@ class Archive:
             yield from fresh.values()
 
     def _query(self, url: str, asked: Mapping[str, Any], seconds: float) -> list[_Entry]:
-        def once(accept: str, understood: set[str]) -> Any:
+        def once(way: tuple[str, set[str]]) -> Any:
+            accept, understood = way
             parameters = {name: value for name, value in asked.items() if name in understood}
-            response = self._request("GET", url, accept, params=parameters)
-            return json.loads(response.content) if response.content else []
+            _, content = self._request("GET", url, accept, params=parameters)
+            return json.loads(content) if content else []
 
         try:
-            results = self._plainer([partial(once, *each) for each in _LISTINGS], seconds)
+            results = self._plainer(once, _LISTINGS, seconds)
         except PacsRefusedError as error:
             raise type(error)(f"{error}; is this the DICOMweb root?") from None
         except ValueError:
@@ -220,19 +228,19 @@ class Archive:
             raise PacsRefusedError(f"{self.url}: not a DICOMweb service (its response is no list of objects)")
         return results
 
-    def _plainer(self, attempts: Sequence[Callable[[], _Result]], seconds: float) -> _Result:
-        """The result of the first attempt that the server understands."""
-        for attempt in attempts[:-1]:
+    def _plainer(self, ask: Callable[[_Way], _Result], ways: Sequence[_Way], seconds: float) -> _Result:
+        """What the server answers when it is asked in the first of these ways that it understands."""
+        for way in ways[:-1]:
             with suppress(_NotUnderstoodError):
-                return self._retried(attempt, seconds)
-        return self._retried(attempts[-1], seconds)
+                return self._retried(ask, way, seconds)
+        return self._retried(ask, ways[-1], seconds)
 
-    def _retried(self, work: Callable[[], _Result], seconds: float) -> _Result:
+    def _retried(self, ask: Callable[[_Way], _Result], way: _Way, seconds: float) -> _Result:
         # urllib3 counts attempts, not seconds, and does not repeat a transfer that breaks off in its body.
         end, delay = time.monotonic() + seconds, _FIRST_DELAY
         while True:
             try:
-                return work()
+                return ask(way)
             except (requests.RequestException, _BrokenOffError) as error:
                 fault = _passing_fault(error, self.url)
                 wait = max(delay, _retry_after(error))
@@ -309,14 +317,14 @@ def _count(entry: _Entry, tag: str) -> int | None:
     return None
 
 
-def _failure(kind: str, body: bytes) -> int | None:
+def _failure(content_type: str, body: bytes) -> int | None:
     """Why an upload was not stored, 0 where the answer does not say; None where it was stored."""
-    if "json" in kind and body:
+    if "json" in content_type.lower() and body:
         answer = json.loads(body)
         failed = (answer[0] if isinstance(answer, list) else answer).get(_FAILED) or {}
         items = failed.get("Value") or []
         return (_count(items[0], _REASON) or 0) if items else None
-    if "xml" in kind and body:
+    if "xml" in content_type.lower() and body:
         item = ET.fromstring(body).find(f".//*[@tag='{_FAILED}']/*")  # noqa: S314 - expat bounds entities
         return None if item is None else int(item.findtext(f"*[@tag='{_REASON}']/*") or 0)
     return None
@@ -338,32 +346,15 @@ def _only_part(content_type: str, body: bytes) -> bytes:
 def _credentials() -> Any:
     """What requests asks for credentials; None leaves it to netrc."""
     token, user, password = (os.environ.get(name) for name in (_TOKEN, _USER, _PASSWORD))
+
+    def with_token(request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
     if token:
-        return partial(_with_token, token)
+        return with_token
     if user and password is not None:
         return HTTPBasicAuth(user.encode(), password.encode())
     if user or password:
         raise PacsError(f"{_USER} and {_PASSWORD} belong together; one of them is not set")
     return None
-
-
-def _with_token(token: str, request: requests.PreparedRequest) -> requests.PreparedRequest:
-    request.headers["Authorization"] = f"Bearer {token}"
-    return request
-
-
-def _bound(response: requests.Response, **_: Any) -> None:
-    """Let a body, decompressed, end in an error where it is larger than an image or a listing may be."""
-    kind = str(response.headers.get("Content-Type", "")).lower()
-    limit = DEFAULT_LIMITS.file_bytes if "dicom" in kind and "json" not in kind else _LARGEST_LISTING
-    stream = response.raw.stream  # the part of urllib3's response that requests reads bodies by
-
-    def bounded(*args: Any, **options: Any) -> Iterator[bytes]:
-        size = 0
-        for chunk in stream(*args, **options):
-            size += len(chunk)
-            if size > limit:
-                raise PacsRefusedError(f"the response is larger than the limit of {limit:,} bytes")
-            yield chunk
-
-    response.raw.stream = bounded

@@ -101,7 +101,11 @@ class SeriesProcessor:
                 header, status = None, Status.FAILED
                 try:
                     source = MemorySource(image.uid, self._archive.fetch(series, image))
-                    header = self._header(source, series, image)
+                    with guard(image.uid, "DICOM"):
+                        received = open_dataset(source, DEFAULT_LIMITS, [*OF_SOURCE, *_IDENTITY])
+                        if [str(received.get(each, "")) for each in _IDENTITY] != [series.study, series.uid, image.uid]:
+                            raise ImageError(image.uid, "the archive sent another image than the one asked for")
+                    header = received
                     for ct_slice in guard_each(read_dicom(source, decoder, DEFAULT_LIMITS), image.uid, "DICOM"):
                         yield image, header, self._classifier.classify(ct_slice, evidence=True)
                     continue
@@ -112,15 +116,6 @@ class SeriesProcessor:
                 except ImageError as error:
                     reason = error.reason
                 yield image, header, Prediction(status, image.uid, self._bundle.id, reason=reason)
-
-    def _header(self, source: MemorySource, series: SeriesEntry, instance: InstanceEntry) -> Dataset:
-        """The header of an image, once it is sure that it is the one that was requested."""
-        with guard(source.name, "DICOM"):
-            found = open_dataset(source, DEFAULT_LIMITS, [*OF_SOURCE, *_IDENTITY])
-            received = tuple(str(found.get(keyword, "")) for keyword in _IDENTITY)
-            if received != (series.study, series.uid, instance.uid):
-                raise ImageError(source.name, "the archive sent another image than the one asked for")
-            return found
 
 
 @dataclass

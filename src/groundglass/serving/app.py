@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import time
 import uuid
@@ -25,10 +26,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from groundglass import __version__
 from groundglass.data.phantoms import synthetic_zip
 from groundglass.inference.prediction import row_schema
-from groundglass.inference.writers import json_line
+from groundglass.inference.writers import PredictionsWriter, json_line
 from groundglass.serving import security
 from groundglass.serving.jobs import Service, Upload, receive_files, upload_size
-from groundglass.serving.results import RESULTS, Layer, Plane, PlaneLayer, predictions_file, report_zip
+from groundglass.serving.results import RESULTS, Layer, Plane, PlaneLayer, report_zip
 from groundglass.serving.security import PAGE, Problem, log
 
 _JSON_LINES, _MARKDOWN = "application/x-ndjson", "text/markdown"
@@ -201,8 +202,11 @@ async def _export_result(service: _Asked, result: str, export: _Export) -> Respo
     found = service.results.get(result)
     headers = {"Content-Disposition": f'attachment; filename="{export}"'}
     if export != "report.zip":
-        content = predictions_file(found.predictions, "csv" if export == "predictions.csv" else "jsonl")
-        return _file(export, content, headers)
+        stream = io.BytesIO()
+        writer = PredictionsWriter("csv" if export == "predictions.csv" else "jsonl", stream)
+        for prediction in found.predictions:
+            writer.write(prediction)
+        return _file(export, stream.getvalue(), headers)
     make = partial(report_zip, service.bundle, list(found.predictions), dict(found.slices), service.uploads)
     packed = await service.pack(make)
     chunks = iter(partial(packed.read, 2**16), b"")  # which ends the file, as nothing else holds it

@@ -26,7 +26,7 @@ from anyio.to_thread import run_sync
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from groundglass.errors import ServiceError
 from groundglass.files import locked, usable_cores
@@ -78,36 +78,33 @@ def upload_size(request: Request, settings: Settings) -> int:
     Raises:
         Problem: it says more than any may.
     """
-    most = min(settings.upload_bytes + _PART_BYTES * settings.files, settings.uploads_bytes)
+    most = min(settings.upload_mib * MIB + _PART_BYTES * settings.files, settings.uploads_mib * MIB)
     length = request.headers.get("content-length", "")
     return _within(int(length), most, settings) if length.isdecimal() else most
 
 
 def _within(size: int, most: int, settings: Settings) -> int:
     if size > most:
-        detail = f"The upload is larger than the {settings.upload_bytes:,} bytes of one request."
+        detail = f"The upload is larger than the {settings.upload_mib * MIB:,} bytes of one request."
         raise Problem("upload-too-large", detail)
     return size
 
 
 async def _body(request: Request, size: int, boundary: bytes, settings: Settings) -> AsyncGenerator[bytes, None]:
     """A form as it comes, from its first boundary on: some programs write a line for people before it."""
-    received, more, deadline = 0, True, time.monotonic() + settings.seconds
-    pending, begun = b"", False
-    while more:
+    chunks, received, deadline = request.stream(), 0, time.monotonic() + settings.seconds
+    pending, begun, content = b"", False, None
+    while content != b"":  # with which the stream ends
         try:
             wait = min(settings.idle_seconds, deadline - time.monotonic())
-            message = await asyncio.wait_for(request.receive(), wait)
+            content = await asyncio.wait_for(anext(chunks), wait)
         except asyncio.TimeoutError:
             limits = f"for {settings.idle_seconds:g} seconds, or took more than {settings.seconds:g} in all."
             raise Problem("upload-too-slow", f"The upload stopped {limits}", Connection="close") from None
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        content, more = message.get("body", b""), message.get("more_body", False)
         received = _within(received + len(content), size, settings)
         pending += content
         start = 0 if begun else (b"\r\n" + pending).find(b"\r\n--" + boundary + b"\r\n")
-        if begun := start >= 0 or len(pending) > _LONGEST_PREAMBLE or not more:
+        if begun := start >= 0 or len(pending) > _LONGEST_PREAMBLE or not content:
             yield pending[max(start, 0) :]
             pending = b""
 
@@ -313,7 +310,7 @@ class Service:
             raise Problem("too-many-requests", detail, Retry_After=2)
         if self.in_flight >= limits.requests:
             raise Problem("busy", f"{limits.requests} uploads are in flight, as many as there may be.", Retry_After=2)
-        if self._upload_bytes + size > limits.uploads_bytes:
+        if self._upload_bytes + size > limits.uploads_mib * MIB:
             raise Problem("busy", "The uploads in flight fill the space set aside for them.", Retry_After=10)
         self._of_client[client] += 1
         self._upload_bytes += size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import secrets
 import tempfile
 import time
@@ -23,10 +22,9 @@ from groundglass.inference.bundle import Bundle
 from groundglass.inference.output import OutputPlan, open_output
 from groundglass.inference.prediction import Evidence, PackedMasks, Prediction
 from groundglass.inference.series import SERIES_SCORE, Totals
-from groundglass.inference.writers import PredictionsWriter
 from groundglass.reporting.overlay import map_layer, outline_svg
 from groundglass.serving.security import Problem
-from groundglass.serving.settings import Settings
+from groundglass.serving.settings import MIB, Settings
 
 RESULTS = "/v2/results"
 Layer = Literal["picture.png", "outline.svg", "lesions.png", "hounsfield.raw"]
@@ -34,6 +32,7 @@ Plane = Literal["coronal", "sagittal"]
 PlaneLayer = Literal["outline.svg", "hounsfield.raw"]
 _FEWEST_PLANES, _UNEVEN, _UNLIKE = 8, 0.1, 0.01
 """Slices of a volume at least, and most by which gaps (as a share), directions and spacings may differ."""
+_MOST_RESULTS = 100  # kept at the same time
 _LINKS = {"self": "", "jsonl": "/predictions.jsonl", "csv": "/predictions.csv", "report": "/report.zip"}
 
 
@@ -127,9 +126,8 @@ class Volume(NamedTuple):
         places = np.array(lying)
         order = np.argsort(places[:, 2])[::-1].tolist()
         gaps = -np.diff(places[order, 2])
-        gap = float(np.median(gaps))
-        uneven = gap <= 0 or np.abs(gaps - gap).max() > _UNEVEN * gap
-        if uneven or np.ptp(places[:, 3:], axis=0).max() > _UNLIKE:
+        gap, unlike = float(np.median(gaps)), np.ptp(places[:, 3:], axis=0).max()
+        if gap <= 0 or np.abs(gaps - gap).max() > _UNEVEN * gap or unlike > _UNLIKE:
             return None
         return cls(tuple(numbers[at] for at in order), tuple(kept[at] for at in order), round(gap, 4))
 
@@ -218,10 +216,10 @@ class Results:
 
     def begin(self, bundle: Bundle, *, keep: bool) -> Result:
         """A new result, found at its address from now on where it is to be kept."""
-        key, ends = secrets.token_urlsafe(16) if keep else "", time.monotonic() + self._settings.kept_seconds
+        key, ends = secrets.token_urlsafe(16) if keep else "", time.monotonic() + self._settings.keep_seconds
         result = Result(key, bundle.id, ends, Totals(bundle.info.series))
         if keep:
-            while len(self._kept) >= self._settings.kept_results:
+            while len(self._kept) >= _MOST_RESULTS:
                 self.forget(next(iter(self._kept)))
             self._kept[result.id] = result
         return result
@@ -233,9 +231,10 @@ class Results:
         """
         prediction = result.totals.add(prediction)
         if kept is not None and not prediction.is_copy and result.id in self._kept:
-            while self.size + kept.size > self._settings.kept_bytes and result.id != next(iter(self._kept)):
+            room = self._settings.keep_mib * MIB - kept.size
+            while self.size > room and result.id != next(iter(self._kept)):
                 self.forget(next(iter(self._kept)))
-            if self.size + kept.size <= self._settings.kept_bytes:
+            if self.size <= room:
                 result.slices[len(result.predictions)] = kept
                 result.size += kept.size
         result.predictions.append(prediction)
@@ -249,7 +248,7 @@ class Results:
         """
         self.expire()
         if key not in self._kept:
-            seconds = self._settings.kept_seconds
+            seconds = self._settings.keep_seconds
             detail = f"No result of this id is kept; results are kept for {seconds:g} seconds, or less when "
             raise Problem("no-such-result", f"{detail}memory is full. Send the files again.")
         return self._kept[key]
@@ -264,15 +263,6 @@ class Results:
         """Forget what has been kept long enough."""
         for key in [key for key, result in self._kept.items() if result.ends <= time.monotonic()]:
             self.forget(key)
-
-
-def predictions_file(predictions: Sequence[Prediction], file_format: Literal["jsonl", "csv"]) -> bytes:
-    """What ``groundglass predict`` prints with ``--json`` or ``--csv``."""
-    stream = io.BytesIO()
-    writer = PredictionsWriter(file_format, stream)
-    for prediction in predictions:
-        writer.write(prediction)
-    return stream.getvalue()
 
 
 def report_zip(

@@ -108,20 +108,20 @@ class _TimedProtocol(HttpToolsProtocol):
     """Uvicorn's HTTP/1.1, closed where a client keeps the service waiting, for which uvicorn has no limit."""
 
     timeout = 20.0  # seconds for a request's headers to arrive, and for an answer to be taken
-    _headers: asyncio.TimerHandle | None = None
-    _answer: asyncio.TimerHandle | None = None
+    _headers: asyncio.TimerHandle
+    _answer: asyncio.TimerHandle
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._headers = self.loop.call_later(self.timeout, transport.close)
 
     def on_message_begin(self) -> None:
-        _cancel(self._headers)
+        self._headers.cancel()
         self._headers = self.loop.call_later(self.timeout, self.transport.close)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        _cancel(self._headers)
+        self._headers.cancel()
         super().on_headers_complete()
 
     def pause_writing(self) -> None:
@@ -129,10 +129,5 @@ class _TimedProtocol(HttpToolsProtocol):
         self._answer = self.loop.call_later(self.timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
-        _cancel(self._answer)
+        self._answer.cancel()
         super().resume_writing()
-
-
-def _cancel(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()

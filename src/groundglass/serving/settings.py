@@ -1,50 +1,58 @@
-"""How a service is set up: where it listens, who may use it, and how much it accepts."""
+"""How a service is set up, by the options of ``groundglass serve``: where it listens, who may use it, its limits."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Annotated
+
+from typer import Option
 
 from groundglass.errors import ServiceError
 from groundglass.imaging.source import Limits
 
-TOKEN_VARIABLE = "GROUNDGLASS_TOKEN"  # noqa: S105 - the name of a variable, not its value
 MIB = 2**20
-READING_LIMITS = Limits(pixels=2**24, file_bytes=1024 * MIB, archive_bytes=8192 * MIB, members=20_000, frames=5_000)
-"""What one uploaded file may unpack to: tighter than on the command line, whose files are the user's own."""
 
+_TOKEN_VARIABLE = "GROUNDGLASS_TOKEN"  # noqa: S105 - the name of a variable, not its value
+_TOKEN = f"Holds the bearer token; otherwise {_TOKEN_VARIABLE} does."
 _SHORTEST_TOKEN = 16
+# What one uploaded file may unpack to: tighter than on the command line, whose files are the user's own.
+_READING = Limits(archive_bytes=8192 * MIB, members=20_000, frames=5_000)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A service and its limits, each of which has a clear answer beyond it. Sizes in bytes, times in seconds.
+    """A service and its limits, each of which has a clear answer beyond it. Times in seconds.
 
     Raises:
         ServiceError: the token is too short, or missing where other machines could reach the service.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8000  # 0: any that is free
-    token: str | None = field(default=None, repr=False)  # of every request but those for the page and health
-    workers: int = 0  # threads that read and classify slices; 0: one per core
-    requests: int = 64  # uploads received or worked on at the same time
-    client_requests: int | None = None  # of these, by one client's address
-    upload_bytes: int = 512 * MIB  # of one request's files
-    files: int = 2_000  # of one request
-    slices: int = 5_000  # of one request
-    uploads_bytes: int = 4096 * MIB  # of all requests in flight, on disk or in memory
-    upload_directory: Path | None = None  # the system's temporary directory unless given
-    seconds: float = 300.0  # that a request may take to arrive, and again to be worked on
-    idle_seconds: float = 20.0  # that a client may keep the service waiting
-    kept_bytes: int = 1024 * MIB  # of results kept in memory for links
-    kept_results: int = 100
-    kept_seconds: float = 900.0
-    drain_seconds: float = 1.0  # that new requests are still accepted after SIGTERM
-    reading: Limits = READING_LIMITS
+    host: Annotated[str, Option(help="Address to listen at; beyond this machine only with a token.")] = "127.0.0.1"
+    port: Annotated[int, Option(min=0, max=65535, help="0: any that is free.")] = 8000
+    token_file: Annotated[Path | None, Option(exists=True, dir_okay=False, help=_TOKEN)] = None
+    workers: Annotated[int, Option(min=0, help="Threads that classify; 0: one per core.")] = 0
+    upload_directory: Annotated[Path | None, Option(help="Of uploads in flight; in memory: /dev/shm.")] = None
+    requests: Annotated[int, Option(min=1, help="Uploads in flight.")] = 64
+    client_requests: Annotated[int | None, Option(min=1, help="Of them by one client's address.")] = None
+    upload_mib: Annotated[int, Option(min=1, help="Size of one upload.")] = 512
+    uploads_mib: Annotated[int, Option(min=1, help="Size of all uploads in flight.")] = 4096
+    unpacked_mib: Annotated[int, Option(min=1, help="Size of one file after decompression.")] = 1024
+    pixels: Annotated[int, Option(min=1, help="Of one slice.")] = 2**24
+    files: Annotated[int, Option(min=1, help="Of one upload.")] = 2_000
+    slices: Annotated[int, Option(min=1, help="Of one upload.")] = 5_000
+    seconds: Annotated[float, Option(min=0.1, help="That one request may take.")] = 300.0
+    idle_seconds: Annotated[float, Option(min=0.1, help="That a client may keep the service waiting.")] = 20.0
+    keep_mib: Annotated[int, Option(min=0, help="Size of results kept in memory.")] = 1024
+    keep_seconds: Annotated[float, Option(min=0, help="How long they are kept.")] = 900.0
+    drain_seconds: Annotated[float, Option(min=0, help="New requests are still accepted after SIGTERM.")] = 1.0
+    token: str | None = field(init=False, repr=False)  # of every request but those for the page and health
 
     def __post_init__(self) -> None:
+        given = os.environ.get(_TOKEN_VARIABLE) or None
+        if self.token_file is not None:
+            given = self.token_file.read_text(errors="replace")
+        object.__setattr__(self, "token", given and given.strip())
         if self.token is not None and len(self.token) < _SHORTEST_TOKEN:
             raise ServiceError(
                 f"the token has {len(self.token)} characters, at least {_SHORTEST_TOKEN} are needed. "
@@ -53,8 +61,13 @@ class Settings:
         if self.token is None and not is_loopback(self.host):
             raise ServiceError(
                 f"{self.host}: refusing to listen beyond this machine without a token; "
-                f"set {TOKEN_VARIABLE} or --token-file, or listen at 127.0.0.1"
+                f"set {_TOKEN_VARIABLE} or --token-file, or listen at 127.0.0.1"
             )
+
+    @property
+    def reading(self) -> Limits:
+        """What one uploaded file may ask for."""
+        return replace(_READING, pixels=self.pixels, file_bytes=self.unpacked_mib * MIB)
 
 
 def is_loopback(host: str) -> bool:
