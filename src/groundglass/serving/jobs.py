@@ -42,7 +42,7 @@ from groundglass.serving.settings import MIB, Settings
 _PREFIX = "groundglass-serve-"
 _ABANDONED = 60.0  # seconds after which a directory that no process has locked is not just being made
 _LARGE = 16 * MIB  # a file above it is opened beside few others: it may be held in memory whole
-_PART_BYTES, _LONGEST_PREAMBLE = 1024, 4096  # what a form may add to each file, and say before its first
+_PART_BYTES = 1024  # what a form may add to each file
 # Bytes of a name and of each of its parts, as file systems bound them, and how many parts it has.
 _LONGEST_NAME, _LONGEST_PART, _DEEPEST = 2000, 255, 32
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -90,10 +90,10 @@ def _within(size: int, most: int, settings: Settings) -> int:
     return size
 
 
-async def _body(request: Request, size: int, boundary: bytes, settings: Settings) -> AsyncGenerator[bytes, None]:
-    """A form as it comes, from its first boundary on: some programs write a line for people before it."""
+async def _body(request: Request, size: int, settings: Settings) -> AsyncGenerator[bytes, None]:
+    """A form as it comes."""
     chunks, received, deadline = request.stream(), 0, time.monotonic() + settings.seconds
-    pending, begun, content = b"", False, None
+    content = None
     while content != b"":  # with which the stream ends
         try:
             wait = min(settings.idle_seconds, deadline - time.monotonic())
@@ -102,11 +102,7 @@ async def _body(request: Request, size: int, boundary: bytes, settings: Settings
             limits = f"for {settings.idle_seconds:g} seconds, or took more than {settings.seconds:g} in all."
             raise Problem("upload-too-slow", f"The upload stopped {limits}", Connection="close") from None
         received = _within(received + len(content), size, settings)
-        pending += content
-        start = 0 if begun else (b"\r\n" + pending).find(b"\r\n--" + boundary + b"\r\n")
-        if begun := start >= 0 or len(pending) > _LONGEST_PREAMBLE or not content:
-            yield pending[max(start, 0) :]
-            pending = b""
+        yield content
 
 
 class _StoredFile(UploadFile):
@@ -119,8 +115,7 @@ class _Form(MultiPartParser):
     """Takes every part as a file, under a name of its own that stays below the directory of its request."""
 
     def __init__(self, request: Request, size: int, directory: Path, settings: Settings) -> None:
-        boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"")
-        super().__init__(request.headers, _body(request, size, boundary, settings), max_files=settings.files)
+        super().__init__(request.headers, _body(request, size, settings), max_files=settings.files)
         # Writing a file costs more than all else that is done to receive one slice.
         self.in_memory = size <= MIB
         self._directory = directory
