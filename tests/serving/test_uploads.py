@@ -103,7 +103,6 @@ def test_what_is_no_form_no_image_no_option_no_address_and_no_method(tight: Runn
     is_problem(answer, 415, "unsupported-media-type", "None of the 2 files")
     is_problem(tight.post(SMALL, keep="perhaps"), 422, "invalid-request", "keep")
     is_problem(tight.get("/nothing"), 404, "not-found")
-    is_problem(tight.ask("POST", "/v1/findings"), 410, "gone")
     is_problem(tight.get("/v2/results/none/slices/x/picture.png"), 422, "invalid-request")
     is_problem(tight.get("/v2/results/none/slices/0/picture.png"), 404, "no-such-result")
     answer = tight.ask("PUT", "/v2/predictions")

@@ -43,7 +43,7 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _STATUS = {
     "bad-request": 400, "unauthorized": 401, "cross-site": 403,
     "not-found": 404, "no-such-result": 404, "no-such-slice": 404, "no-such-layer": 404,
-    "method-not-allowed": 405, "upload-too-slow": 408, "gone": 410,
+    "method-not-allowed": 405, "upload-too-slow": 408,
     "upload-too-large": 413, "too-many-files": 413, "too-many-slices": 413,
     "unsupported-media-type": 415, "misdirected-request": 421, "invalid-request": 422, "too-many-requests": 429,
     "internal-error": 500, "busy": 503, "too-slow": 503, "not-ready": 503,
@@ -72,7 +72,7 @@ class Problem(GroundglassError):  # noqa: N818 - the name RFC 9457 gives it
         return Response(self.body(), _STATUS[self.kind], self.headers, "application/problem+json")
 
 
-async def answer_error(request: Request, error: Exception) -> Response:
+async def answer_error(_: Request, error: Exception) -> Response:
     """The answer to any error; of the service's own faults the client learns nothing."""
     if isinstance(error, RequestValidationError):
         wrong = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
@@ -80,8 +80,6 @@ async def answer_error(request: Request, error: Exception) -> Response:
     elif isinstance(error, HTTPException) and error.status_code == 405:
         detail = "This address does not take this method; see the header Allow."
         error = Problem("method-not-allowed", detail, **(error.headers or {}))
-    elif isinstance(error, HTTPException) and request.url.path.startswith("/v1/"):
-        error = Problem("gone", "Version 1 of this interface is gone; its successor is below /v2/.")
     elif isinstance(error, HTTPException):
         error = Problem("not-found", "There is nothing at this address; /openapi.json lists those there are.")
     elif not isinstance(error, Problem):
