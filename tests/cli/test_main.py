@@ -33,14 +33,9 @@ def groundglass(
     return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize("options", ["--version", "--version --verbose", "--verbose --version"])
-def test_versions(options: str) -> None:
-    done = groundglass(*options.split())
-    first, *more = done.stdout.splitlines()
-    assert (done.returncode, done.stderr, first) == (0, "", f"groundglass {__version__}")
-    named = {line.split()[0] for line in more}
-    expected = {"Python", "numpy", "onnxruntime", "pydicom", "devices:"}
-    assert expected <= named if "verbose" in options else not named
+def test_version() -> None:
+    done = groundglass("--version")
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"groundglass {__version__}\n")
 
 
 def test_libraries_are_heard_only_when_asked_for(tmp_path: Path, tiny_bundle: Path) -> None:
@@ -56,7 +51,7 @@ def test_libraries_are_heard_only_when_asked_for(tmp_path: Path, tiny_bundle: Pa
     assert groundglass("--log-level", "loud", *words).returncode == 2
     absent = groundglass(*words, "--device", "tpu")
     assert (absent.returncode, absent.stderr.count("\n")) == (2, 1)
-    assert "error: tpu: this ONNX Runtime has no such provider" in absent.stderr
+    assert "error: tpu: this ONNX Runtime has no such provider; choose of " in absent.stderr
 
 
 @pytest.mark.parametrize(

@@ -41,10 +41,6 @@ _TRAINING = frozenset({"torch", "torchmetrics", "torchvision", "timm", "lightnin
 _SILENT = logging.NullHandler()
 # Modules whose warnings tell of files, as a regular expression.
 _READERS = r"(groundglass|highdicom|joblib|nibabel|PIL|pydicom)\b"
-_LIBRARIES = (
-    "numpy onnxruntime opencv-python-headless pillow pydicom imagecodecs nibabel SimpleITK highdicom fastapi ray "
-    "torch lightning timm"
-)
 
 
 class _Commands(TyperGroup):
@@ -77,30 +73,14 @@ app = typer.Typer(
 
 
 def _version(show: bool) -> None:
-    if not show:
-        return
-    typer.echo(f"groundglass {__version__}")
-    if "--verbose" in sys.argv:  # which may not have been looked at yet
-        import platform
-        from importlib import metadata
-
-        from onnxruntime import get_available_providers
-
-        typer.echo(f"Python {platform.python_version()} on {platform.platform()}")
-        for name in _LIBRARIES.split():
-            with suppress(metadata.PackageNotFoundError):
-                typer.echo(f"{name} {metadata.version(name)}")
-        providers = (each.removesuffix("ExecutionProvider").lower() for each in get_available_providers())
-        typer.echo(f"devices: {', '.join(providers)}")
-    raise typer.Exit
+    if show:
+        typer.echo(f"groundglass {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def root(
     context: typer.Context,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="With --version: of the libraries and devices too.")
-    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
