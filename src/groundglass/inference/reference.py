@@ -12,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import BundleError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Features = NDArray[np.floating]
 """Descriptions of N pictures, shape (N, d): appearance followed by embedding."""
