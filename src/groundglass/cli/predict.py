@@ -90,9 +90,9 @@ def predict(
     try:
         with closing(Screen(printed, quiet=quiet, keep_identifiers=keep_identifiers)) as screen:
             with open_output(plan, opened) as target:
-                skip, evidence = target.excludes, target.wants_evidence
+                skip = target.excludes
                 screen.expect(lambda: count_files(inputs, lambda file: not skip(file)))
-                found = classifier.predict_all(inputs, evidence=evidence, skip=skip, skip_file=skip)
+                found = classifier.predict_all(inputs, evidence=report is not None, skip=skip, skip_file=skip)
                 with closing(found) as predictions:
                     for prediction in predictions:
                         screen.show(target.add(prediction))
