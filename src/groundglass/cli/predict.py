@@ -83,7 +83,7 @@ def predict(
     _check_engine(paths, engine, threads, workers, address, masks)
     inputs = expand(paths)
     command = shorten_middle(shlex.join(["groundglass", *sys.argv[1:]]), _LONGEST_COMMAND)
-    plan = OutputPlan(output, resume, as_parquet, masks, keep_identifiers, inputs, command)
+    plan = OutputPlan(output, resume, as_parquet, masks, keep_identifiers, command)
     plan.check()
     opened, classifier = _open(bundle, engine, threads, device, workers, address, keep_identifiers)
     report = plan.folder / REPORT if plan.folder else None

@@ -80,16 +80,13 @@ class Classifier:
             DataError: a manifest is damaged.
             TypeError: the source is nothing of the kind.
         """
-        several = isinstance(source, list | tuple)
-        listed = enumerate(source) if several else [(None, source)]
         read = (
             # Nobody needs the Hounsfield units of evidence, which are most of a volume's memory.
             replace(item, hounsfield=None) if isinstance(item, CTSlice) else item
-            for number, each in listed
-            for item in self._read(each, number, hu)
+            for item in self._read(source, None, hu)
         )
         found = Predictions(_ahead(read, partial(self.classify, evidence=evidence)))
-        if several:
+        if isinstance(source, list | tuple):
             return found
         if found and all(each.status is Status.FAILED for each in found):
             raise ImageError(found[0].file, str(found[0].reason))
@@ -192,11 +189,11 @@ class Classifier:
             reason = self._check.refusal(item, cropped, outputs.embedding[0])
         if reason is not None:
             return replace(self._prediction(item.origin, Status.REFUSED, reason), flags=flags, evidence=shown)
-        logit, lungs, opacity = float(outputs.logit[0]), int(np.count_nonzero(cropped.lungs)), None
+        lungs, opacity = int(np.count_nonzero(cropped.lungs)), None
         lesion_map = None if outputs.lesion_map is None else outputs.lesion_map[0]
         if lesion_map is not None:
             opacity = round(100 * int(np.count_nonzero(lesion_mask(lesion_map, cropped))) / lungs, 2)
-        probability = self._calibration.probability(logit)
+        probability = self._calibration.probability(float(outputs.logit[0]))
         prediction_set = self._calibration.prediction_set(probability)
         contradicted = prediction_set == (NON_COVID,) and opacity is not None and opacity > MUCH_OPACITY
         flags += ("much-opacity",) * contradicted
@@ -211,7 +208,7 @@ class Classifier:
             opacity=opacity,
             lung_cm2=None if spacing is None else round(lungs * spacing[0] * spacing[1] / 100, 2),
             flags=flags,
-            evidence=shown and replace(shown, lesion_map=lesion_map, logit=logit),
+            evidence=shown and replace(shown, lesion_map=lesion_map),
         )
 
     def _prediction(self, origin: Origin, status: Status, reason: str | None = None) -> Prediction:

@@ -84,23 +84,16 @@ class InputCheck(Gaussian):
     """Distinguishes axial lung CT slices from everything else, by appearance followed by embedding.
 
     A multinomial logistic regression on these features, standardised, and two distances from lung slices.
-
-    Attributes:
-        weights: shape (d + 2, 1 + kinds); the first column is that of lung slices.
-        bias: shape (1 + kinds,).
-        kinds: what a picture out of distribution may be.
-        limit: the largest log odds of anything else against lung that are accepted.
-        appearance_version: of the description of pictures that it was fitted to; a BundleError where it is another.
     """
 
     PREFIX: ClassVar[str] = "input_check."
     NAME: ClassVar[str] = "input check"
 
-    weights: NDArray[np.float32]
-    bias: NDArray[np.float32]
-    kinds: NDArray[np.str_]
-    limit: float = np.inf
-    appearance_version: int = APPEARANCE_VERSION
+    weights: NDArray[np.float32]  # shape (d + 2, 1 + kinds); the first column is that of lung slices
+    bias: NDArray[np.float32]  # shape (1 + kinds,)
+    kinds: NDArray[np.str_]  # what a picture out of distribution may be
+    limit: float = np.inf  # the largest log odds of anything else against lung that are accepted
+    appearance_version: int = APPEARANCE_VERSION  # of what it was fitted to; a BundleError where it is another
 
     def __post_init__(self) -> None:
         if self.appearance_version != APPEARANCE_VERSION:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -47,7 +47,6 @@ class OutputPlan:
     parquet: bool = False  # a folder gets `predictions.parquet` too
     masks: bool = False  # a folder gets lung and lesion masks too
     keep_identifiers: bool = False  # predictions say who is on a slice
-    inputs: Sequence[Path] = ()  # what is read, so that a folder in it does not read its own pictures
     command: str = ""  # as it was given, for the report
 
     @property
@@ -105,9 +104,7 @@ class Output:
         self.writer: PredictionsWriter | ParquetFile | None = None
         self.masks: MaskWriter | None = None
         self._plan, self._bundle, self._done = plan, bundle.id, set[_Key]()
-        own = Path(os.path.realpath(plan.folder or ""))
-        inside = any(own.is_relative_to(os.path.realpath(path)) for path in plan.inputs)
-        self._own = own if plan.folder and inside else None
+        self._own = plan.folder and Path(os.path.realpath(plan.folder))
 
     def excludes(self, file: str, frame: int | None = None) -> bool:
         """Whether a file, or a slice of one, needs no prediction: it has one already, or is a picture of one.
@@ -124,9 +121,9 @@ class Output:
         """
         prediction = self.totals.add(prediction)
         if self._plan.folder is not None and prediction.evidence is not None:
-            from groundglass.inference.report import picture_name, save_picture  # noqa: PLC0415
+            from groundglass.inference.report import picture_stem, save_picture  # noqa: PLC0415
 
-            overlay = f"{OVERLAYS}/{picture_name(prediction.file, prediction.frame)}"
+            overlay = f"{OVERLAYS}/{picture_stem(prediction.file, prediction.frame)}.svg"
             save_picture(prediction.evidence, self._plan.folder / overlay)
             prediction = replace(prediction, overlay=overlay)
         if self._plan.path is not None and self.writer is not None:

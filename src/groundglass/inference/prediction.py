@@ -54,7 +54,6 @@ class Evidence:
     # float32, shape (h, w), over the crop: logit of each place that it shows a lesion; None unless classified
     # by a network with lesion decoder
     lesion_map: NDArray[np.float32] | None = None
-    logit: float | None = None  # of COVID, before calibration; None unless classified
 
     def lesions(self) -> NDArray[np.bool_]:
         """The lesions inside the lungs, shape (H, W) of the source; all False without lesion map."""

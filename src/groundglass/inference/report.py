@@ -43,13 +43,13 @@ def evidence_picture(evidence: Evidence) -> Picture:
     return np.hstack([grey, np.full((len(grey), 6, 3), 255, np.uint8), drawn])
 
 
-def picture_name(file: str, frame: int | None) -> str:
-    """Name of a prediction's picture: follows from file and frame alone, and no two share one."""
+def picture_stem(file: str, frame: int | None) -> str:
+    """Name of a prediction's pictures without suffix: follows from file and frame alone, and no two share one."""
     file = printable(file)
     key = f"{file}\0{frame}".encode()
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(file.replace("!", "/")).stem)[:_LONGEST_STEM].lstrip("._-")
     parts = [stem or "slice", *([] if frame is None else [str(frame)]), hashlib.sha256(key).hexdigest()[:12]]
-    return "-".join(parts) + ".svg"
+    return "-".join(parts)
 
 
 def save_picture(evidence: Evidence, path: Path) -> None:
@@ -73,8 +73,8 @@ def write_report(path: Path, predictions: Path, overlays: Path, bundle: Bundle, 
     def layers(prediction: Prediction, *, small: bool) -> Layers | None:
         """A saved picture; None where it is missing or damaged."""
         try:
-            name = picture_name(prediction.file, prediction.frame)
-            found = Layers.read((overlays / name).read_text(encoding="ascii"))
+            picture = overlays / f"{picture_stem(prediction.file, prediction.frame)}.svg"
+            found = Layers.read(picture.read_text(encoding="ascii"))
             return found.small(_SMALL) if found and small else found
         except (OSError, ValueError):
             return None
@@ -97,7 +97,7 @@ def write_report(path: Path, predictions: Path, overlays: Path, bundle: Bundle, 
         refusals=[(*item, survey.examples[item[0]]) for item in survey.refusals.most_common(_REASONS)],
         said={number: each for number, each in enumerate(read_predictions(predictions)) if number in wanted},
         layers=layers,
-        picture=lambda each: f"{overlays.name}/{picture_name(each.file, each.frame)}",
+        picture=lambda each: f"{overlays.name}/{picture_stem(each.file, each.frame)}.svg",
         bundle=bundle,
         written=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         version=__version__,
