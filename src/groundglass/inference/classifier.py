@@ -108,21 +108,16 @@ class Classifier:
         known = isinstance(source, Prediction | Predictions)
         found = source if known else self.predict(source, hu=hu, evidence=False)
         predictions = [found] if isinstance(found, Prediction) else list(found)
-        summaries = self._summaries(predictions)
+        rule = self.bundle.info.series
+        summaries = Totals(rule, predictions).summaries()
         if not summaries:
             place = str(source) if isinstance(source, str | PathLike) else ""
-            together = self._summaries(replace(each, series=place or "slices") for each in predictions)
-            summaries = [replace(each, series=None, place=place or each.place) for each in together]
+            together = Totals(rule, (replace(each, series=place or "slices") for each in predictions))
+            summaries = [replace(each, series=None, place=place or each.place) for each in together.summaries()]
         if len(summaries) != 1:
             places = name_some([each.name for each in summaries]) or "nothing"
             raise PredictionError(f"one series is wanted, and here are {len(summaries)}: {places}")
         return summaries[0]
-
-    def _summaries(self, predictions: Iterable[Prediction]) -> list[SeriesSummary]:
-        totals = Totals(self.bundle.info.series)
-        for prediction in predictions:
-            totals.add(prediction)
-        return totals.summaries()
 
     def _read(self, source: Any, number: int | None, hu: bool) -> Iterator[CTSlice | Prediction]:
         """The slices of an object; what is refused or cannot be read is a prediction."""

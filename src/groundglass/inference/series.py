@@ -301,9 +301,9 @@ def _place(axis: Axis, number: int, prediction: Prediction) -> float:
 
 
 class Totals:
-    """Sums predictions up as they come; ``rule`` leads from a series score to a label."""
+    """Sums predictions up, those given and all that come; ``rule`` leads from a series score to a label."""
 
-    def __init__(self, rule: Conformal | None = None) -> None:
+    def __init__(self, rule: Conformal | None = None, predictions: Iterable[Prediction] = ()) -> None:
         self.counts = Counts()
         self.outside_lungs = 0  # refused slices of another part of the body
         self.copies = 0  # of slices that were counted
@@ -311,6 +311,8 @@ class Totals:
         self._parts: dict[_Part, list[_Numbered]] = {}
         self._images: dict[int, str] = {}  # the file of each DICOM image, about 150 bytes
         self._summaries: list[SeriesSummary] | None = None
+        for prediction in predictions:
+            self.add(prediction)
 
     def add(self, prediction: Prediction) -> Prediction:
         """Take one prediction in, and give what counts: for a copy of an earlier image, that it is one.
