@@ -190,9 +190,10 @@ class Prediction:
         Those of :data:`IDENTIFIERS` come last where they were requested.
         """
         values = {name: getattr(self, name) for name in COLUMNS} | {"status": self.status.value}
+        values |= {"prediction_set": list(self.prediction_set), "flags": list(self.flags)}
         if self.patient is not None:
             values |= zip(IDENTIFIERS, (self.patient.name, self.patient.id, self.patient.birth_date), strict=True)
-        return {name: _plain(value) for name, value in values.items()}
+        return {name: printable(value) if isinstance(value, str) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Prediction:
@@ -265,12 +266,6 @@ class Predictions(list[Prediction]):
     def _repr_html_(self) -> str:
         more = f"<p>{len(self) - _SHOWN} more</p>" if len(self) > _SHOWN else ""
         return "".join(each._repr_html_() for each in self[:_SHOWN]) + more
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, str):
-        return printable(value)
-    return list(value) if isinstance(value, tuple) else value
 
 
 _TEXT, _WHOLE, _NUMBER = ({"type": [kind, "null"]} for kind in ("string", "integer", "number"))

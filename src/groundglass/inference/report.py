@@ -232,6 +232,6 @@ def _draw(curve: Curve, links: Sequence[int | None]) -> dict[str, Any] | None:
     )
     step = float(f"{span / 6:.0e}")  # one digit, so about six ticks
     start, end = math.ceil(first / step - 1e-9), math.floor((first + span) / step + 1e-9)
-    ticks = [round(index * step, 6) for index in range(start, end + 1)]
-    ticks = [(x(value), f"{value + 0.0:g}") for value in ticks]
+    values = [round(index * step, 6) for index in range(start, end + 1)]
+    ticks = [(x(value), f"{value + 0.0:g}") for value in values]
     return {"points": points, "ticks": ticks, "axis": axis, "words": words}
