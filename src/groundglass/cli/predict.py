@@ -92,7 +92,7 @@ def predict(
             with open_output(plan, opened) as target:
                 skip = target.excludes
                 screen.expect(lambda: count_files(inputs, lambda file: not skip(file)))
-                found = classifier.predict_all(inputs, evidence=report is not None, skip=skip, skip_file=skip)
+                found = classifier.predict_all(inputs, evidence=report is not None, skip=skip)
                 with closing(found) as predictions:
                     for prediction in predictions:
                         screen.show(target.add(prediction))

@@ -31,9 +31,7 @@ from groundglass.inference.series import SeriesSummary, Totals
 
 Path = str | PathLike[str]
 Skip = Callable[[str, int | None], bool]
-"""Given file and frame, says whether a slice needs no prediction."""
-SkipFile = Callable[[str], bool]
-"""Given a file's name, says whether nothing in it needs a prediction, so that it need not be read."""
+"""Given file and frame, says whether a slice needs no prediction; without frame, whether the file need not be read."""
 
 _AHEAD = 16
 """Slices that may be read before the network has time for them."""
@@ -135,15 +133,10 @@ class Classifier:
                 read = from_object(source, number, hu=hu)
                 yield from self.read_files([read]) if isinstance(read, Source) else read
             except ImageError as error:
-                yield from self._failures([error], None)
+                yield from self._failures([error])
 
     def predict_all(
-        self,
-        paths: Path | Iterable[Path | Source],
-        *,
-        evidence: bool = False,
-        skip: Skip | None = None,
-        skip_file: SkipFile | None = None,
+        self, paths: Path | Iterable[Path | Source], *, evidence: bool = False, skip: Skip = lambda *_: False
     ) -> Generator[Prediction, None, None]:
         """Classify every slice of files, folders and zips, as they are read.
 
@@ -154,13 +147,12 @@ class Classifier:
         Args:
             paths: files, folders, zips, members of zips (``archive.zip!member``), manifests (``.csv``); or one.
             evidence: keep pixels and lesion map in the predictions.
-            skip: leaves slices out.
-            skip_file: leaves files out before they are read.
+            skip: leaves slices out, and files before they are read.
         """
         paths = [paths] if isinstance(paths, str | PathLike) else paths
         files: Iterator[Path | Source | Scaled]
         files = chain.from_iterable([path] if isinstance(path, Source) else named_by(path) for path in paths)
-        yield from _ahead(self.read_files(files, skip, skip_file), partial(self.classify, evidence=evidence))
+        yield from _ahead(self.read_files(files, skip), partial(self.classify, evidence=evidence))
 
     def classify(self, item: CTSlice | Prediction, *, evidence: bool = False) -> Prediction:
         """Classify a slice of :meth:`read_files`; many threads may do so at the same time.
@@ -223,26 +215,26 @@ class Classifier:
         )
 
     def read_files(
-        self, files: Iterable[Path | Source | Scaled], skip: Skip | None = None, skip_file: SkipFile | None = None
+        self, files: Iterable[Path | Source | Scaled], skip: Skip = lambda *_: False
     ) -> Generator[CTSlice | Prediction, None, None]:
         """Every slice of files as they are read, each for :meth:`classify`; what cannot be read is a prediction.
 
-        No file stands for others: a manifest is no image. ``skip`` and ``skip_file`` are those of
-        :meth:`predict_all`.
+        No file stands for others: a manifest is no image. ``skip`` is that of :meth:`predict_all`.
         """
         failed: list[ImageError] = []
         with LazyDecoder() as decoder:
             for file in files:
-                for ct_slice in read_slices(file, self._limits, failed.append, skip_file, decoder=decoder):
+                found = read_slices(file, self._limits, failed.append, lambda name: skip(name, None), decoder=decoder)
+                for ct_slice in found:
                     yield from self._failures(failed, skip)
-                    if skip is None or not skip(ct_slice.origin.file, ct_slice.origin.frame):
+                    if not skip(ct_slice.origin.file, ct_slice.origin.frame):
                         yield ct_slice
                 yield from self._failures(failed, skip)
 
-    def _failures(self, failed: list[ImageError], skip: Skip | None) -> Iterator[Prediction]:
+    def _failures(self, failed: list[ImageError], skip: Skip = lambda *_: False) -> Iterator[Prediction]:
         """Predictions for files that could not be read, which are then forgotten."""
         for error in failed:
-            if skip is None or not skip(error.path, None):
+            if not skip(error.path, None):
                 status = Status.REFUSED if isinstance(error, NotASliceError) else Status.FAILED
                 yield self._prediction(Origin(error.path, ""), status, error.reason)
         failed.clear()
