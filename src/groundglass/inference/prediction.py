@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from html import escape
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -255,13 +254,6 @@ class Predictions(list[Prediction]):
         if others or grid is None or grid.planes != len(stack):
             return stack
         return grid.voxels(stack.view(np.uint8)).view(np.bool_)
-
-    def save_overlay(self, folder: str | PathLike[str]) -> None:
-        """Write a numbered PNG of each slice that has evidence, see :meth:`Prediction.save_overlay`."""
-        for number, each in enumerate(self):
-            if each.evidence is not None:
-                Path(folder).mkdir(parents=True, exist_ok=True)
-                each.save_overlay(Path(folder) / f"{number:04}.png")
 
     def _repr_html_(self) -> str:
         more = f"<p>{len(self) - _SHOWN} more</p>" if len(self) > _SHOWN else ""

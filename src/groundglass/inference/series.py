@@ -232,13 +232,7 @@ class SeriesSummary:
         score = "" if self.series_score is None else f", series score {self.series_score:.3f} (no diagnosis)"
         opacity = "" if self.opacity is None else f", {self.opacity.in_words}"
         answer = f"<b>{self.label or 'no label'}</b>{score}{opacity}"
-        at, probability = self.curve.at or (0.0,), self.curve.probability
-        places = np.interp(self.curve.at, (at[0], max(at[-1], at[0] + 1)), (2, 254))
-        line = " ".join(f"{x:.1f},{62 - 60 * y:.1f}" for x, y in zip(places, probability, strict=True))
-        curve = f'<polyline points="{line}" fill="none" stroke="currentColor"/>'
-        words = 'role="img" aria-label="Probability of COVID along the series"'
-        curve = f'<svg width="256" height="64" {words}>{curve}</svg>'
-        return f"<p>{escape(self.name)}: {answer}<br>{escape(self.in_words)}<br>{curve}</p>"
+        return f"<p>{escape(self.name)}: {answer}<br>{escape(self.in_words)}</p>"
 
 
 class _Part(NamedTuple):
