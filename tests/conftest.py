@@ -26,8 +26,7 @@ from groundglass.cli.main import main
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import shipped
 from groundglass.imaging.phantom import make_phantom
-from groundglass.inference.bundle import INPUT, OUTPUTS, Engine
-from groundglass.inference.bundle_writer import save_arrays, self_test, write_bundle
+from groundglass.inference.bundle import INPUT, OUTPUTS, Engine, save_arrays, self_test, write_bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.input_check import LUNG, InputCheck
 from groundglass.training.input_check_fit import Examples, fit_model
@@ -101,7 +100,7 @@ def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
         "classifier.onnx": model,
         "reference.npz": save_arrays(accept_all(channels=64).as_arrays()),
         "lungs.onnx": shipped().model,
-        "selftest.npz": self_test(Engine(model, threads=1), shipped(), preprocessing, pixels),
+        "selftest.npz": save_arrays(self_test(Engine(model, threads=1), shipped(), preprocessing, pixels)),
     }
     return fields, contents
 

@@ -82,7 +82,7 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def spread(two_workers: None, classifier: Classifier) -> Spread:
     """What two workers say of paths."""
-    return lambda paths, workers=2, bundle=classifier.bundle, skip=None, **options: list(
+    return lambda paths, workers=2, bundle=classifier.bundle, skip=lambda *_: False, **options: list(
         RayClassifier(bundle, workers, **options).predict_all(paths, skip=skip)
     )
 
@@ -193,7 +193,7 @@ def test_folders_and_manifests_are_listed_as_they_are_needed(
     assert opened == [folder / "many"]
     manifest, named = tmp_path / "manifest.csv", [f"{tmp_path}/{number}.png" for number in range(100_000)]
     manifest.write_text("\n".join(["path", *named, ",broken"]))
-    begun = chain.from_iterable(islice(units([manifest], lambda name: not name.endswith("0.png")), 2))
+    begun = chain.from_iterable(islice(units([manifest], lambda name, _: not name.endswith("0.png")), 2))
     assert list(begun) == [name for name in named if name.endswith("0.png")][: 2 * LARGEST]
     with pytest.raises(DataError, match="line 100002"):
         list(units([manifest]))

@@ -32,8 +32,7 @@ from groundglass.evaluation.report import tables, write_report
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.read import read_slice
 from groundglass.imaging.slice import CTSlice
-from groundglass.inference.bundle import Bundle
-from groundglass.inference.bundle_writer import save_arrays, write_bundle
+from groundglass.inference.bundle import Bundle, save_arrays, write_bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.reporting.html import CITATION
 

@@ -22,8 +22,7 @@ from groundglass.evaluation.metrics import compute_metrics
 from groundglass.evaluation.part import select_part
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import make_phantom
-from groundglass.inference.bundle import DEFAULT, Bundle, identity
-from groundglass.inference.bundle_writer import save_arrays, write_bundle
+from groundglass.inference.bundle import DEFAULT, Bundle, identity, save_arrays, write_bundle
 from groundglass.inference.calibration import UNCERTAIN
 
 

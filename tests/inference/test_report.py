@@ -16,7 +16,7 @@ from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.calibration import Conformal
 from groundglass.inference.prediction import Evidence, Prediction, Status
-from groundglass.inference.report import evidence_picture, picture_name, save_picture, write_report
+from groundglass.inference.report import evidence_picture, picture_stem, save_picture, write_report
 from groundglass.inference.series import Totals
 from groundglass.inference.writers import json_line
 from groundglass.reporting.overlay import LESION, OUTLINE
@@ -54,7 +54,7 @@ def write(tmp_path: Path, tiny_bundle: Path) -> Write:
             for prediction in predictions:
                 totals.add(prediction)
                 stream.write(json_line(prediction))
-                picture = tmp_path / "overlays" / picture_name(prediction.file, prediction.frame)
+                picture = tmp_path / "overlays" / f"{picture_stem(prediction.file, prediction.frame)}.svg"
                 if prediction.status is not Status.FAILED and not picture.exists():
                     picture.hardlink_to(tmp_path / "picture.svg")
         places = (tmp_path / "report.html", tmp_path / "predictions.jsonl", tmp_path / "overlays")
@@ -149,7 +149,7 @@ def test_a_slice_stands_beside_the_same_with_its_outlines() -> None:
 
 @pytest.mark.parametrize("content", ["", "no picture", '<svg onload="x()"></svg>'])
 def test_a_damaged_picture_is_left_out(write: Write, tmp_path: Path, content: str) -> None:
-    (tmp_path / "overlays" / picture_name(OK.file, OK.frame)).write_text(content)
+    (tmp_path / "overlays" / f"{picture_stem(OK.file, OK.frame)}.svg").write_text(content)
     assert "<image" not in write(OK).html
 
 

@@ -21,15 +21,8 @@ def ok(file: str, probability: float = 0.5, position: float | None = None, **mor
     return replace(OK, file=file, probability=probability, position=position, **more)
 
 
-def summed(*predictions: Prediction, rule: Conformal | None = None) -> Totals:
-    totals = Totals(rule)
-    for prediction in predictions:
-        totals.add(prediction)
-    return totals
-
-
 def summary_of(predictions: Iterable[Prediction], rule: Conformal | None = None) -> SeriesSummary:
-    (summary,) = summed(*predictions, rule=rule).summaries()
+    (summary,) = Totals(rule, predictions).summaries()
     return summary
 
 
@@ -65,11 +58,11 @@ def test_the_curve_runs_from_the_feet_to_the_head_else_by_frame_else_as_read() -
 
 def test_neck_and_abdomen_of_a_classified_series_are_no_failure() -> None:
     chest = [ok(f"s/{z}.dcm", position=z) for z in range(3)]
-    totals = summed(NECK, *chest, replace(NECK, file="s/liver.dcm"))
+    totals = Totals(None, [NECK, *chest, replace(NECK, file="s/liver.dcm")])
     assert (totals.outside_lungs, totals.left_out, totals.counts.refused) == (2, 0, 2)
     assert totals.in_words == "5 slices: 3 classified (0 COVID, 3 NonCOVID, 0 uncertain), 2 outside the lungs"
     for series in ("9.9", None):
-        assert summed(*chest, replace(NECK, file="t/1", series=series)).left_out == 1, "alone it is one"
+        assert Totals(None, [*chest, replace(NECK, file="t/1", series=series)]).left_out == 1, "alone it is one"
 
 
 def test_the_label_of_a_series_follows_from_its_score_by_the_rule() -> None:

@@ -103,7 +103,7 @@ def predict(
             raise PredictionError(words)
     inputs = expand(paths)
     command = shorten_middle(shlex.join(["groundglass", *sys.argv[1:]]), _LONGEST_COMMAND)
-    plan = OutputPlan(output, resume, as_parquet, masks, keep_identifiers, inputs, command)
+    plan = OutputPlan(output, resume, as_parquet, masks, keep_identifiers, command)
     plan.check()
     bundle, classifier = engine.open(keep_identifiers=keep_identifiers)
     report = plan.folder / REPORT if plan.folder else None
@@ -116,7 +116,7 @@ def predict(
         with open_output(plan, bundle) as target:
             skip = target.excludes
             screen.expect(lambda: count_files(inputs, lambda file: not skip(file)))
-            found = classifier.predict_all(inputs, evidence=target.wants_evidence, skip=skip, skip_file=skip)
+            found = classifier.predict_all(inputs, evidence=report is not None, skip=skip)
             with closing(found) as predictions:
                 for prediction in predictions:
                     screen.show(target.add(prediction))

@@ -10,7 +10,7 @@ import socket
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +24,7 @@ from groundglass.files import usable_cores
 from groundglass.imaging.read import Scaled, images_within
 from groundglass.imaging.slice import Patient
 from groundglass.inference.bundle import Bundle
-from groundglass.inference.classifier import Classifier
+from groundglass.inference.classifier import Classifier, Skip
 from groundglass.inference.inputs import named_by
 from groundglass.inference.prediction import Prediction, Status
 
@@ -66,12 +66,7 @@ class RayClassifier:
     keep_identifiers: bool = False  # predictions say who is on a slice, where the file does
 
     def predict_all(
-        self,
-        paths: Iterable[Path],
-        *,
-        evidence: bool = False,
-        skip: Callable[[str, int | None], bool] | None = None,
-        skip_file: Callable[[str], bool] | None = None,
+        self, paths: Iterable[Path], *, evidence: bool = False, skip: Skip = lambda *_: False
     ) -> Generator[Prediction, None, None]:
         """Classify every slice of files, folders, zips and manifests.
 
@@ -83,11 +78,11 @@ class RayClassifier:
             DataError: a manifest is damaged.
         """
         with ray_session(self.address, self.workers) as workers:
-            for prediction in _predictions(self, self.units(paths, skip_file), workers * _AHEAD):
-                if skip is None or not skip(prediction.file, prediction.frame):
+            for prediction in _predictions(self, self.units(paths, skip), workers * _AHEAD):
+                if not skip(prediction.file, prediction.frame):
                     yield prediction
 
-    def units(self, paths: Iterable[Path], skip: Callable[[str], bool] | None = None) -> Iterator[Unit]:
+    def units(self, paths: Iterable[Path], skip: Skip = lambda *_: False) -> Iterator[Unit]:
         """Units in the order in which one process reads the paths, see :meth:`predict_all`."""
         waiting: list[str | Scaled | Prediction] = []
         for item in chain.from_iterable(self._listed(path, skip) for path in paths):
@@ -99,13 +94,15 @@ class RayClassifier:
         if waiting:
             yield tuple(waiting)
 
-    def _listed(self, path: Path, skip: Callable[[str], bool] | None) -> Iterator[str | Scaled | Prediction]:
+    def _listed(self, path: Path, skip: Skip) -> Iterator[str | Scaled | Prediction]:
         if not path.is_dir():
             files = (file if isinstance(file, Scaled) else str(file) for file in named_by(path))
-            yield from (file for file in files if skip is None or not skip(str(file)))
+            yield from (file for file in files if not skip(str(file), None))
             return
         broken: list[ImageError] = []
-        for source, _ in images_within(path, on_error=broken.append, skip=skip, open_archives=False):
+        for source, _ in images_within(
+            path, on_error=broken.append, skip=lambda name: skip(name, None), open_archives=False
+        ):
             yield from map(self.failed, broken)
             yield source.name
             broken.clear()

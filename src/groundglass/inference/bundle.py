@@ -1,4 +1,4 @@
-"""A trained model as people carry it, a folder or zip, verified before it is used; and ONNX Runtime, which runs it."""
+"""A trained model as people carry it, a folder or zip: written, verified before it is used, run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from groundglass.errors import BundleError
-from groundglass.files import one_line, usable_cores
+from groundglass.files import atomic_path, one_line, usable_cores, write_bytes
 from groundglass.imaging.crop import Normalisation, Preprocessing
 from groundglass.imaging.lungs import LungSegmenter
 from groundglass.imaging.slice import Grey
@@ -54,6 +53,7 @@ _LARGEST_FILE, _LARGEST_INFO = 2**30, 2**20
 _TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-3, "int8": 0.25}
 # And the lungs' share of the slice this much.
 _LUNG_TOLERANCE = 0.01
+_DATE = (2020, 1, 1, 0, 0, 0)  # of files in a zip: the same bundle gives the same zip
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,8 @@ class Bundle:
     reference: EmbeddingReference | None  # where the training slices lie; None where the bundle does not say
     threads: int  # of the engine; 0 for one per core but one
     providers: tuple[str, ...]  # of ONNX Runtime, which run the model
+    # One for each process: a forked one has none of the threads.
+    _engines: dict[int, Engine] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def open(
@@ -206,12 +208,14 @@ class Bundle:
         names = (MODEL, LUNGS, REFERENCE, SELF_TEST)
         model, lungs, reference, test = (_verified(place, info, name) for name in names)
         arrays = _arrays(place, REFERENCE, reference)
+        if (check := InputCheck.from_arrays(arrays)) is None:
+            raise BundleError(f"{place}: {REFERENCE} holds no input check")
         bundle = cls(
             place,
             info,
             model,
             LungSegmenter(lungs, f"{place}: {LUNGS}"),
-            InputCheck.from_arrays(arrays),
+            check,
             EmbeddingReference.from_arrays(arrays),
             threads,
             (providers,) if isinstance(providers, str) else tuple(providers),
@@ -225,15 +229,15 @@ class Bundle:
     def _check(self, expected: Mapping[str, NDArray[Any]]) -> None:
         """Run the slice of the self-test through both models and compare."""
         try:
-            pixels, *noted = np.asarray(expected["slice"], np.uint8), expected["lung"], expected["logit"]
-            share, logit = map(float, noted)
-            found, measured = tested(self.engine(), self.lungs, self.preprocessing, pixels)
+            pixels, logit, share = expected["slice"], float(expected["logit"]), float(expected["lung"])
+            found = self_test(self.engine(), self.lungs, self.preprocessing, np.asarray(pixels, np.uint8))
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{self.path}: damaged {SELF_TEST} ({error})") from None
-        if not (abs(measured - logit) <= _TOLERANCE[self.info.precision] and abs(found - share) <= _LUNG_TOLERANCE):
+        measured, seen = float(found["logit"]), float(found["lung"])
+        if not (abs(measured - logit) <= _TOLERANCE[self.info.precision] and abs(seen - share) <= _LUNG_TOLERANCE):
             raise BundleError(
                 f"{self.path}: the self-test gives another result than at export (logit {measured:.4f}, "
-                f"expected {logit:.4f}; lungs {found:.3f} of the slice, expected {share:.3f}); the models or "
+                f"expected {logit:.4f}; lungs {seen:.3f} of the slice, expected {share:.3f}); the models or "
                 "this machine's ONNX Runtime is at fault"
             )
 
@@ -256,32 +260,33 @@ class Bundle:
         return Preprocessing(**dict(self.info.preprocessing))
 
     def engine(self) -> Engine:
-        """The model, loaded once in each process: a forked one has none of the threads."""
+        """The model, loaded once in each process."""
         if os.getpid() not in self._engines:
             name = f"{self.path}: {MODEL}"
             self._engines[os.getpid()] = Engine(self.model, self.threads, name, self.providers)
         return self._engines[os.getpid()]
 
-    @cached_property
-    def _engines(self) -> dict[int, Engine]:
-        return {}
 
-
-def tested(engine: Engine, lungs: LungSegmenter, preprocessing: Preprocessing, pixels: Grey) -> tuple[float, float]:
-    """The self-test of a slice, uint8, shape (H, W): its share of lung and the model's logit."""
+def self_test(
+    engine: Engine, lungs: LungSegmenter, preprocessing: Preprocessing, pixels: Grey
+) -> dict[str, NDArray[Any]]:
+    """Arrays of ``selftest.npz``: a slice, uint8, shape (H, W), its share of lung and the model's logit."""
     cropped = preprocessing.apply(pixels, lungs(pixels))
-    return float(cropped.lungs.mean()), float(engine.run(preprocessing.normalise(cropped.pixels[None])).logit[0])
+    logit = engine.run(preprocessing.normalise(cropped.pixels[None])).logit[0]
+    return {
+        "slice": pixels,
+        "lung": np.asarray(cropped.lungs.mean(), np.float64),
+        "logit": np.asarray(logit, np.float64),
+    }
 
 
 def _read(path: Path, name: str, limit: int) -> bytes:
     """At most ``limit`` bytes of a bundle's file, and one more where it is longer; nothing is unpacked to disk."""
     try:
-        if path.is_dir():
-            with (path / name).open("rb") as stream:
-                return stream.read(limit + 1)
-        with zipfile.ZipFile(path) as archive, archive.open(name) as member:
-            return member.read(limit + 1)
-    except (FileNotFoundError, KeyError):
+        folder = path if path.is_dir() else zipfile.Path(path)
+        with (folder / name).open("rb") as stream:
+            return stream.read(limit + 1)
+    except FileNotFoundError:
         raise BundleError(f"{path}: {name} is missing") from None
     except Exception as error:  # noqa: BLE001 - zipfile and zlib raise many kinds on damaged archives
         raise BundleError(f"{path}: {name} cannot be read ({_reason(error)})") from None
@@ -315,7 +320,7 @@ def _parse(path: Path, content: bytes) -> BundleInfo:
     try:
         return BundleInfo.model_validate(document)
     except ValidationError as error:
-        raise BundleError(f"{path}: damaged {INFO} ({first_fault(error)})") from None
+        raise BundleError(f"{path}: damaged {INFO} ({_first_fault(error)})") from None
 
 
 def identity(document: Mapping[str, Any]) -> str:
@@ -324,7 +329,7 @@ def identity(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def first_fault(error: ValidationError) -> str:
+def _first_fault(error: ValidationError) -> str:
     """The first complaint, as ``field: what is wrong``."""
     first = error.errors()[0]
     return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
@@ -340,3 +345,37 @@ def _arrays(path: Path, name: str, content: bytes) -> dict[str, NDArray[Any]]:
             return dict(archive)
     except Exception as error:  # noqa: BLE001 - numpy and zipfile raise many kinds on damaged files
         raise BundleError(f"{path}: damaged {name} ({error})") from None
+
+
+def save_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Arrays as the content of an ``.npz`` file without pickled objects."""
+    stream = io.BytesIO()
+    np.savez_compressed(stream, allow_pickle=False, **arrays)
+    return stream.getvalue()
+
+
+def write_bundle(path: Path, fields: Mapping[str, Any], contents: Mapping[str, bytes]) -> None:
+    """Write a bundle: a zip where the name ends in ``.zip``, else a folder, whose files are replaced one by one.
+
+    ``fields`` are those of ``bundle.json``, which comes last, but ``format``, ``id`` and ``files``; ``contents`` the
+    other files by name. A BundleError where fields are incomplete or out of range.
+    """
+    files = {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        for name, content in sorted(contents.items())
+    }
+    document = {"format": FORMAT, **fields, "files": files}
+    document["id"] = identity(document)
+    try:
+        BundleInfo.model_validate(document)
+    except ValidationError as error:
+        raise BundleError(f"{path}: {_first_fault(error)}") from None
+    info = (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    everything = {**contents, INFO: info}
+    if path.suffix.lower() != ".zip":
+        for name, content in everything.items():
+            write_bytes(path / name, content)
+        return
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in everything.items():
+            archive.writestr(zipfile.ZipInfo(name, _DATE), content)

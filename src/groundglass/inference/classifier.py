@@ -31,9 +31,7 @@ from groundglass.inference.series import SeriesSummary, Totals
 
 Path = str | PathLike[str]
 Skip = Callable[[str, int | None], bool]
-"""Given file and frame, says whether a slice needs no prediction."""
-SkipFile = Callable[[str], bool]
-"""Given a file's name, says whether nothing in it needs a prediction, so that it need not be read."""
+"""Given file and frame, says whether a slice needs no prediction; without frame, whether the file need not be read."""
 
 _AHEAD = 16
 """Slices that may be read before the network has time for them."""
@@ -80,16 +78,13 @@ class Classifier:
             DataError: a manifest is damaged.
             TypeError: the source is nothing of the kind.
         """
-        several = isinstance(source, list | tuple)
-        listed = enumerate(source) if several else [(None, source)]
         read = (
             # Nobody needs the Hounsfield units of evidence, which are most of a volume's memory.
             replace(item, hounsfield=None) if isinstance(item, CTSlice) else item
-            for number, each in listed
-            for item in self._read(each, number, hu)
+            for item in self._read(source, None, hu)
         )
         found = Predictions(_ahead(read, partial(self.classify, evidence=evidence)))
-        if several:
+        if isinstance(source, list | tuple):
             return found
         if found and all(each.status is Status.FAILED for each in found):
             raise ImageError(found[0].file, str(found[0].reason))
@@ -111,21 +106,16 @@ class Classifier:
         known = isinstance(source, Prediction | Predictions)
         found = source if known else self.predict(source, hu=hu, evidence=False)
         predictions = [found] if isinstance(found, Prediction) else list(found)
-        summaries = self._summaries(predictions)
+        rule = self.bundle.info.series
+        summaries = Totals(rule, predictions).summaries()
         if not summaries:
             place = str(source) if isinstance(source, str | PathLike) else ""
-            together = self._summaries(replace(each, series=place or "slices") for each in predictions)
-            summaries = [replace(each, series=None, place=place or each.place) for each in together]
+            together = Totals(rule, (replace(each, series=place or "slices") for each in predictions))
+            summaries = [replace(each, series=None, place=place or each.place) for each in together.summaries()]
         if len(summaries) != 1:
             places = name_some([each.name for each in summaries]) or "nothing"
             raise PredictionError(f"one series is wanted, and here are {len(summaries)}: {places}")
         return summaries[0]
-
-    def _summaries(self, predictions: Iterable[Prediction]) -> list[SeriesSummary]:
-        totals = Totals(self.bundle.info.series)
-        for prediction in predictions:
-            totals.add(prediction)
-        return totals.summaries()
 
     def _read(self, source: Any, number: int | None, hu: bool) -> Iterator[CTSlice | Prediction]:
         """The slices of an object; what is refused or cannot be read is a prediction."""
@@ -143,15 +133,10 @@ class Classifier:
                 read = from_object(source, number, hu=hu)
                 yield from self.read_files([read]) if isinstance(read, Source) else read
             except ImageError as error:
-                yield from self._failures([error], None)
+                yield from self._failures([error])
 
     def predict_all(
-        self,
-        paths: Path | Iterable[Path | Source],
-        *,
-        evidence: bool = False,
-        skip: Skip | None = None,
-        skip_file: SkipFile | None = None,
+        self, paths: Path | Iterable[Path | Source], *, evidence: bool = False, skip: Skip = lambda *_: False
     ) -> Generator[Prediction, None, None]:
         """Classify every slice of files, folders and zips, as they are read.
 
@@ -162,13 +147,12 @@ class Classifier:
         Args:
             paths: files, folders, zips, members of zips (``archive.zip!member``), manifests (``.csv``); or one.
             evidence: keep pixels and lesion map in the predictions.
-            skip: leaves slices out.
-            skip_file: leaves files out before they are read.
+            skip: leaves slices out, and files before they are read.
         """
         paths = [paths] if isinstance(paths, str | PathLike) else paths
         files: Iterator[Path | Source | Scaled]
         files = chain.from_iterable([path] if isinstance(path, Source) else named_by(path) for path in paths)
-        yield from _ahead(self.read_files(files, skip, skip_file), partial(self.classify, evidence=evidence))
+        yield from _ahead(self.read_files(files, skip), partial(self.classify, evidence=evidence))
 
     def classify(self, item: CTSlice | Prediction, *, evidence: bool = False) -> Prediction:
         """Classify a slice of :meth:`read_files`; many threads may do so at the same time.
@@ -192,11 +176,11 @@ class Classifier:
             reason = self._check.refusal(item, cropped, outputs.embedding[0])
         if reason is not None:
             return replace(self._prediction(item.origin, Status.REFUSED, reason), flags=flags, evidence=shown)
-        logit, lungs, opacity = float(outputs.logit[0]), int(np.count_nonzero(cropped.lungs)), None
+        lungs, opacity = int(np.count_nonzero(cropped.lungs)), None
         lesion_map = None if outputs.lesion_map is None else outputs.lesion_map[0]
         if lesion_map is not None:
             opacity = round(100 * int(np.count_nonzero(lesion_mask(lesion_map, cropped))) / lungs, 2)
-        probability = self._calibration.probability(logit)
+        probability = self._calibration.probability(float(outputs.logit[0]))
         prediction_set = self._calibration.prediction_set(probability)
         contradicted = prediction_set == (NON_COVID,) and opacity is not None and opacity > MUCH_OPACITY
         flags += ("much-opacity",) * contradicted
@@ -211,7 +195,7 @@ class Classifier:
             opacity=opacity,
             lung_cm2=None if spacing is None else round(lungs * spacing[0] * spacing[1] / 100, 2),
             flags=flags,
-            evidence=shown and replace(shown, lesion_map=lesion_map, logit=logit),
+            evidence=shown and replace(shown, lesion_map=lesion_map),
         )
 
     def _prediction(self, origin: Origin, status: Status, reason: str | None = None) -> Prediction:
@@ -231,26 +215,26 @@ class Classifier:
         )
 
     def read_files(
-        self, files: Iterable[Path | Source | Scaled], skip: Skip | None = None, skip_file: SkipFile | None = None
+        self, files: Iterable[Path | Source | Scaled], skip: Skip = lambda *_: False
     ) -> Generator[CTSlice | Prediction, None, None]:
         """Every slice of files as they are read, each for :meth:`classify`; what cannot be read is a prediction.
 
-        No file stands for others: a manifest is no image. ``skip`` and ``skip_file`` are those of
-        :meth:`predict_all`.
+        No file stands for others: a manifest is no image. ``skip`` is that of :meth:`predict_all`.
         """
         failed: list[ImageError] = []
         with LazyDecoder() as decoder:
             for file in files:
-                for ct_slice in read_slices(file, self._limits, failed.append, skip_file, decoder=decoder):
+                found = read_slices(file, self._limits, failed.append, lambda name: skip(name, None), decoder=decoder)
+                for ct_slice in found:
                     yield from self._failures(failed, skip)
-                    if skip is None or not skip(ct_slice.origin.file, ct_slice.origin.frame):
+                    if not skip(ct_slice.origin.file, ct_slice.origin.frame):
                         yield ct_slice
                 yield from self._failures(failed, skip)
 
-    def _failures(self, failed: list[ImageError], skip: Skip | None) -> Iterator[Prediction]:
+    def _failures(self, failed: list[ImageError], skip: Skip = lambda *_: False) -> Iterator[Prediction]:
         """Predictions for files that could not be read, which are then forgotten."""
         for error in failed:
-            if skip is None or not skip(error.path, None):
+            if not skip(error.path, None):
                 status = Status.REFUSED if isinstance(error, NotASliceError) else Status.FAILED
                 yield self._prediction(Origin(error.path, ""), status, error.reason)
         failed.clear()

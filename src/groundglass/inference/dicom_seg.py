@@ -42,7 +42,7 @@ _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPCla
 _TEXTS = (
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientSex", "PatientAge"),
     *("PatientIdentityRemoved", "DeidentificationMethod", "StudyID", "StudyDescription", "AccessionNumber"),
-    "ReferringPhysicianName",
+    *("ReferringPhysicianName", "PatientBirthDate", "StudyDate", "StudyTime"),
 )
 _FORMS = {
     "PatientSex": "[MFO]",
@@ -50,13 +50,12 @@ _FORMS = {
     "StudyDate": r"\d{8}",
     "StudyTime": r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?",
 }
-_DATES_AND_TIMES = ("PatientBirthDate", "StudyDate", "StudyTime")
 # Elements that must be there, if only empty.
 _REQUIRED = {
     *("PatientName", "PatientID", "PatientSex", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
-    *_DATES_AND_TIMES,
+    *("PatientBirthDate", "StudyDate", "StudyTime"),
 }
-OF_SOURCE = (*_TEXTS, *_DATES_AND_TIMES, "SpecificCharacterSet", *_UIDS, "SliceThickness")
+OF_SOURCE = (*_TEXTS, "SpecificCharacterSet", *_UIDS)
 """The elements of an image's header that are read for objects made from it."""
 
 
@@ -71,7 +70,7 @@ def patient_and_study(image: Dataset) -> Dataset:
     """
     header = Dataset()
     header.StudyInstanceUID = str(image.StudyInstanceUID)
-    values = {keyword: _text(image, keyword) for keyword in (*_TEXTS, *_DATES_AND_TIMES)}
+    values = {keyword: _text(image, keyword) for keyword in _TEXTS}
     for keyword, value in values.items():
         if value or keyword in _REQUIRED:
             setattr(header, keyword, value)
@@ -129,7 +128,9 @@ def segmentation(headers: Sequence[Dataset], slices: Sequence[PackedMasks], bund
     heights = _heights(headers, origins)
     if heights is None or len({each.shape for each in slices}) > 1:
         return None
-    thickness = _thickness(headers[0], heights)
+    # That of the first image, else their usual distance.
+    distances = [origins[0].thickness or 0.0, *([float(np.median(np.diff(heights)))] if len(heights) > 1 else [])]
+    thickness = next((each for each in distances if 0 < each < _THICKEST), 0.0)
     images = [_one_pixel(*each, thickness) for each in zip(headers, origins, strict=True)]
     made = bundle.info.id, bundle.id, *(image.SOPInstanceUID for image in images)
     identification = AlgorithmIdentificationSequence(
@@ -196,31 +197,19 @@ def _heights(headers: Sequence[Dataset], origins: Sequence[Origin]) -> list[floa
     return sorted(heights) if len(heights) == len(origins) else None
 
 
-def _thickness(header: Dataset, heights: Sequence[float]) -> float:
-    """Of the slices in mm as the first header has it, else their usual distance."""
-    try:
-        thickness = float(_text(header, "SliceThickness"))
-    except ValueError:
-        thickness = 0.0
-    if not 0 < thickness < _THICKEST and len(heights) > 1:
-        thickness = float(np.median(np.diff(heights)))
-    return thickness if 0 < thickness < _THICKEST else 0.0
-
-
 def _one_pixel(header: Dataset, origin: Origin, thickness: float) -> Dataset:
     """The elements that highdicom asks for, of an image of one pixel."""
-
-    def decimals(values: Sequence[float] | None) -> list[DSfloat]:
-        return [DSfloat(value, auto_format=True) for value in values or ()]
-
     image = patient_and_study(header)
     for keyword in _UIDS:
         setattr(image, keyword, _text(header, keyword))
     image.Rows = image.Columns = 1
-    image.ImagePositionPatient = decimals(origin.position)
-    image.ImageOrientationPatient = decimals(origin.orientation)
-    image.PixelSpacing = decimals(origin.spacing)
-    image.SliceThickness = DSfloat(thickness, auto_format=True)
+    for keyword, values in (
+        ("ImagePositionPatient", origin.position),
+        ("ImageOrientationPatient", origin.orientation),
+        ("PixelSpacing", origin.spacing),
+        ("SliceThickness", [thickness]),
+    ):
+        setattr(image, keyword, [DSfloat(value, auto_format=True) for value in values or ()])
     return image
 
 

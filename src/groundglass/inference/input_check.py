@@ -11,8 +11,8 @@ unified framework for detecting out-of-distribution samples, NeurIPS 2018).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ from groundglass.errors import BundleError
 from groundglass.imaging.crop import Box, CroppedSlice, grey_histogram, otsu_anchors
 from groundglass.imaging.slice import LABELS, CTSlice, Grey, Origin
 from groundglass.inference.prediction import OUTSIDE_LUNGS
-from groundglass.inference.reference import Features, Gaussian, named
+from groundglass.inference.reference import Features, Gaussian
 
 LUNG = "lung"
 """Kind of the examples that are to be accepted."""
@@ -48,7 +48,6 @@ FLAGS: Mapping[str, str] = {
 DOUBTFUL = frozenset({"one-lung-found", "little-lung", "lung-cut-off", "soft-tissue-window", "oblong-pixels"})
 """Flags of slices on which the network could not see what it should: their label is uncertain whatever it says."""
 
-_PREFIX = "input_check."
 _DISTANCE_WEIGHT = 3.0  # of the two distances, beside a few thousand features that are small each
 
 # Appearance: sides of the small copies, cells of the edge histograms and their directions. Grey values and gradients
@@ -85,42 +84,24 @@ class InputCheck(Gaussian):
     """Distinguishes axial lung CT slices from everything else, by appearance followed by embedding.
 
     A multinomial logistic regression on these features, standardised, and two distances from lung slices.
-
-    Attributes:
-        weights: shape (d + 2, 1 + kinds); the first column is that of lung slices.
-        bias: shape (1 + kinds,).
-        kinds: what a picture out of distribution may be.
-        limit: the largest log odds of anything else against lung that are accepted.
     """
 
-    weights: NDArray[np.float32]
-    bias: NDArray[np.float32]
-    kinds: NDArray[np.str_]
-    limit: float = np.inf
+    PREFIX: ClassVar[str] = "input_check."
+    NAME: ClassVar[str] = "input check"
 
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> InputCheck:
-        """The input check in a bundle's ``reference.npz``.
+    weights: NDArray[np.float32]  # shape (d + 2, 1 + kinds); the first column is that of lung slices
+    bias: NDArray[np.float32]  # shape (1 + kinds,)
+    kinds: NDArray[np.str_]  # what a picture out of distribution may be
+    limit: float = np.inf  # the largest log odds of anything else against lung that are accepted
+    appearance_version: int = APPEARANCE_VERSION  # of what it was fitted to; a BundleError where it is another
 
-        Raises:
-            BundleError: it was fitted to another description of pictures, or an array is missing.
-        """
-        own: dict[str, Any] = named(_PREFIX, arrays)
-        try:
-            version, own["limit"] = int(own.pop("appearance_version")), float(own["limit"])
-            if version != APPEARANCE_VERSION:
-                raise BundleError(
-                    f"the bundle's input check has version {version}, this groundglass reads {APPEARANCE_VERSION}; "
-                    "export the run again"
-                )
-            return cls(**own)
-        except (KeyError, TypeError) as error:
-            raise BundleError(f"the bundle's input check is damaged ({error})") from None
-
-    def as_arrays(self) -> dict[str, NDArray[Any]]:
-        """Arrays for a bundle's ``reference.npz``."""
-        own = {**asdict(self), "appearance_version": APPEARANCE_VERSION}
-        return {f"{_PREFIX}{name}": np.asarray(each) for name, each in own.items()}
+    def __post_init__(self) -> None:
+        if self.appearance_version != APPEARANCE_VERSION:
+            raise BundleError(
+                f"the bundle's input check has version {self.appearance_version}, this groundglass reads "
+                f"{APPEARANCE_VERSION}; export the run again"
+            )
+        object.__setattr__(self, "limit", float(self.limit))  # an array where it comes from a bundle
 
     def odds(self, features: Features) -> NDArray[np.float32]:
         """Log odds of each other kind against lung, shape (N, kinds)."""

@@ -20,7 +20,7 @@ from groundglass.imaging.slice import VoxelGrid
 from groundglass.imaging.source import DEFAULT_LIMITS, guard
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.prediction import PackedMasks, Prediction, Status
-from groundglass.inference.report import picture_name
+from groundglass.inference.report import picture_stem
 from groundglass.inference.writers import file_errors
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class MaskWriter:
             lungs, lesions = each.unpacked()
             for mask, name in ((lesions, _LESIONS), (lungs, _LUNGS)):
                 _, content = cv2.imencode(".png", np.where(mask, 255, 0).astype(np.uint8))
-                path = self._folder / f"{_slice_stem(each.origin.file, each.origin.frame)}{name}.png"
+                path = self._folder / f"{picture_stem(each.origin.file, each.origin.frame)}{name}.png"
                 with file_errors(self._folder):
                     write_bytes(path, content.tobytes())
 
@@ -147,7 +147,7 @@ def _group_of(prediction: Prediction) -> str | None:
 
 def _last_files(first: Prediction) -> list[str]:
     """The last file written for a volume, series or picture that begins with a prediction, whichever it is."""
-    names = [f"{_slice_stem(first.file, first.frame)}{_LUNGS}.png"]
+    names = [f"{picture_stem(first.file, first.frame)}{_LUNGS}.png"]
     if first.frame is not None:
         names.append(f"{_volume_stem(first.file)}{_LUNGS}.nii.gz")
     elif first.series is not None:
@@ -155,18 +155,14 @@ def _last_files(first: Prediction) -> list[str]:
     return names
 
 
-def _slice_stem(file: str, frame: int | None) -> str:
-    return picture_name(file, frame).removesuffix(".svg")
-
-
 def _volume_stem(file: str) -> str:
-    return _slice_stem(file, None).replace(".nii-", "-")  # of a .nii.gz
+    return picture_stem(file, None).replace(".nii-", "-")  # of a .nii.gz
 
 
 def _series_stem(series: str, first_file: str) -> str:
     """UID, and a digest of the first file: a series that comes in several parts overwrites none."""
     uid = re.sub(r"[^0-9A-Za-z.]+", "_", series)[:_LONGEST_UID].lstrip("._")
-    return f"{uid or 'series'}-{_slice_stem(first_file, None).rpartition('-')[2]}"
+    return f"{uid or 'series'}-{picture_stem(first_file, None).rpartition('-')[2]}"
 
 
 def _header(each: PackedMasks) -> Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -47,7 +47,6 @@ class OutputPlan:
     parquet: bool = False  # a folder gets `predictions.parquet` too
     masks: bool = False  # a folder gets lung and lesion masks too
     keep_identifiers: bool = False  # predictions say who is on a slice
-    inputs: Sequence[Path] = ()  # what is read, so that a folder in it does not read its own pictures
     command: str = ""  # as it was given, for the report
 
     @property
@@ -102,13 +101,10 @@ class Output:
 
     def __init__(self, plan: OutputPlan, bundle: Bundle) -> None:
         self.totals = Totals(bundle.info.series)
-        self.wants_evidence = plan.folder is not None  # predictions shall bring their pixels
-        self._plan, self._done = plan, set[_Key]()
         self.writer: PredictionsWriter | ParquetFile | None = None
-        self._masks: MaskWriter | None = None
-        own = Path(os.path.realpath(plan.folder or ""))
-        inside = any(own.is_relative_to(os.path.realpath(path)) for path in plan.inputs)
-        self._own = own if plan.folder and inside else None
+        self.masks: MaskWriter | None = None
+        self._plan, self._bundle, self._done = plan, bundle.id, set[_Key]()
+        self._own = plan.folder and Path(os.path.realpath(plan.folder))
 
     def excludes(self, file: str, frame: int | None = None) -> bool:
         """Whether a file, or a slice of one, needs no prediction: it has one already, or is a picture of one.
@@ -125,54 +121,44 @@ class Output:
         """
         prediction = self.totals.add(prediction)
         if self._plan.folder is not None and prediction.evidence is not None:
-            from groundglass.inference.report import picture_name, save_picture  # noqa: PLC0415
+            from groundglass.inference.report import picture_stem, save_picture  # noqa: PLC0415
 
-            overlay = f"{OVERLAYS}/{picture_name(prediction.file, prediction.frame)}"
+            overlay = f"{OVERLAYS}/{picture_stem(prediction.file, prediction.frame)}.svg"
             save_picture(prediction.evidence, self._plan.folder / overlay)
             prediction = replace(prediction, overlay=overlay)
         if self._plan.path is not None and self.writer is not None:
             with file_errors(self._plan.predictions or self._plan.path):
                 self.writer.write(prediction)
-        if self._masks is not None:
-            self._masks.add(prediction)
+        if self.masks is not None:
+            self.masks.add(prediction)
         return prediction
 
-    @contextmanager
-    def lines(self, path: Path, bundle: Bundle) -> Iterator[None]:
-        """Have predictions appended to JSON lines, after those of an earlier run, and masks written."""
-        with ExitStack() as stack:
-            lacking = set[_Key]()
-            if self._plan.masks:
-                from groundglass.inference.masks import MaskWriter, without_masks  # noqa: PLC0415 - the report's
+    def resume(self, path: Path) -> None:
+        """Take the predictions of an earlier run, and leave in its file all but what is tried again.
 
-                earlier = read_predictions(path) if path.exists() else ()
-                lacking = {(each.file, each.frame) for each in without_masks(path.parent / MASKS, earlier)}
-            if path.exists():
-                with appending(path), file_errors(path), atomic_path(path) as kept, kept.open("wb") as target:
-                    target.writelines(self._earlier(path, bundle.id, lacking))
-            self.writer = PredictionsWriter("jsonl", stack.enter_context(appending(path)))
-            if self._plan.folder is not None:
-                with file_errors(self._plan.folder / OVERLAYS):
-                    (self._plan.folder / OVERLAYS).mkdir(exist_ok=True)
-            if self._plan.masks:
-                self._masks = MaskWriter(path.parent / MASKS, bundle)
-            yield
-            if self._masks is not None:
-                self._masks.finish()
+        That is what failed or lacks its masks.
+        """
+        lacking = set[_Key]()
+        if self._plan.masks:
+            from groundglass.inference.masks import without_masks  # noqa: PLC0415 - the report's
 
-    def _earlier(self, path: Path, bundle: str, lacking: Container[_Key]) -> Iterator[bytes]:
-        """The lines of an earlier run but for those that are tried again: of what failed or lacks its masks."""
-        for prediction in read_predictions(path):
-            key, advice = (prediction.file, prediction.frame), "or choose another output"
-            if prediction.bundle != bundle:
-                are = f"are of bundle {prediction.bundle}, not of {bundle}; resume with that bundle"
-                raise PredictionError(f"{path}: these predictions {are}, {advice}")
-            if (prediction.patient is not None) != self._plan.keep_identifiers:
-                made = f"made {'with' if prediction.patient else 'without'} --keep-identifiers"
-                raise PredictionError(f"{path}: these predictions were {made}; resume in the same way, {advice}")
-            if prediction.status is not Status.FAILED and key not in lacking:
-                self._done.add(key)
-                yield json_line(self.totals.add(prediction))
+            lacking |= {(each.file, each.frame) for each in without_masks(path.parent / MASKS, read_predictions(path))}
+        with appending(path), file_errors(path), atomic_path(path) as kept, kept.open("wb") as target:
+            for prediction in read_predictions(path):
+                self._check_alike(path, prediction)
+                key = (prediction.file, prediction.frame)
+                if prediction.status is not Status.FAILED and key not in lacking:
+                    self._done.add(key)
+                    target.write(json_line(self.totals.add(prediction)))
+
+    def _check_alike(self, path: Path, prediction: Prediction) -> None:
+        """Runs of different kinds are not mixed."""
+        if prediction.bundle != self._bundle:
+            of = f"of bundle {prediction.bundle}, not of {self._bundle}; resume with that bundle"
+            raise PredictionError(f"{path}: these predictions are {of}, or choose another output")
+        if (prediction.patient is not None) != self._plan.keep_identifiers:
+            made = f"made {'with' if prediction.patient else 'without'} --keep-identifiers; resume in the same way"
+            raise PredictionError(f"{path}: these predictions were {made}, or choose another output")
 
 
 @contextmanager
@@ -185,18 +171,27 @@ def open_output(plan: OutputPlan, bundle: Bundle) -> Iterator[Output]:
     Raises:
         PredictionError: nothing can be written there, or what is there cannot be resumed.
     """
-    output = Output(plan, bundle)
-    if plan.predictions is not None:
-        with output.lines(plan.predictions, bundle):
-            yield output
-    elif plan.path is not None:
-        with _table(plan.path, plan.keep_identifiers) as output.writer:
-            yield output
-    else:
+    output, lines, folder = Output(plan, bundle), plan.predictions, plan.folder
+    with ExitStack() as stack:
+        if lines is not None:
+            if lines.exists():
+                output.resume(lines)
+            output.writer = PredictionsWriter("jsonl", stack.enter_context(appending(lines)))
+        elif plan.path is not None:
+            output.writer = stack.enter_context(_table(plan.path, plan.keep_identifiers))
+        if folder is not None:
+            with file_errors(folder / OVERLAYS):
+                (folder / OVERLAYS).mkdir(exist_ok=True)
+        if folder is not None and plan.masks:
+            from groundglass.inference.masks import MaskWriter  # noqa: PLC0415 - the report's
+
+            output.masks = MaskWriter(folder / MASKS, bundle)
         yield output
-    if plan.folder is not None:
-        with file_errors(plan.folder):
-            _complete(plan, plan.folder, bundle, output.totals)
+        if output.masks is not None:
+            output.masks.finish()
+    if folder is not None:
+        with file_errors(folder):
+            _complete(plan, folder, bundle, output.totals)
 
 
 @contextmanager
@@ -226,7 +221,6 @@ def _complete(plan: OutputPlan, folder: Path, bundle: Bundle, totals: Totals) ->
         with _table(folder / name, plan.keep_identifiers) as table:
             for prediction in read_predictions(folder / PREDICTIONS):
                 table.write(prediction)
-    series = [summary.to_dict() for summary in totals.summaries()]
     about = {"format": _SERIES_FORMAT, "bundle": bundle.id, "series_score": SERIES_SCORE}
-    write_json(folder / SERIES, {**about, "series": series})
+    write_json(folder / SERIES, {**about, "series": [summary.to_dict() for summary in totals.summaries()]})
     write_report(folder / REPORT, folder / PREDICTIONS, folder / OVERLAYS, bundle, totals, plan.command)

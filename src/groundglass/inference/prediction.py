@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from html import escape
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,7 +53,6 @@ class Evidence:
     # float32, shape (h, w), over the crop: logit of each place that it shows a lesion; None unless classified
     # by a network with lesion decoder
     lesion_map: NDArray[np.float32] | None = None
-    logit: float | None = None  # of COVID, before calibration; None unless classified
 
     def lesions(self) -> NDArray[np.bool_]:
         """The lesions inside the lungs, shape (H, W) of the source; all False without lesion map."""
@@ -191,9 +189,10 @@ class Prediction:
         Those of :data:`IDENTIFIERS` come last where they were requested.
         """
         values = {name: getattr(self, name) for name in COLUMNS} | {"status": self.status.value}
+        values |= {"prediction_set": list(self.prediction_set), "flags": list(self.flags)}
         if self.patient is not None:
             values |= zip(IDENTIFIERS, (self.patient.name, self.patient.id, self.patient.birth_date), strict=True)
-        return {name: _plain(value) for name, value in values.items()}
+        return {name: printable(value) if isinstance(value, str) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Prediction:
@@ -256,22 +255,9 @@ class Predictions(list[Prediction]):
             return stack
         return grid.voxels(stack.view(np.uint8)).view(np.bool_)
 
-    def save_overlay(self, folder: str | PathLike[str]) -> None:
-        """Write a numbered PNG of each slice that has evidence, see :meth:`Prediction.save_overlay`."""
-        for number, each in enumerate(self):
-            if each.evidence is not None:
-                Path(folder).mkdir(parents=True, exist_ok=True)
-                each.save_overlay(Path(folder) / f"{number:04}.png")
-
     def _repr_html_(self) -> str:
         more = f"<p>{len(self) - _SHOWN} more</p>" if len(self) > _SHOWN else ""
         return "".join(each._repr_html_() for each in self[:_SHOWN]) + more
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, str):
-        return printable(value)
-    return list(value) if isinstance(value, tuple) else value
 
 
 _TEXT, _WHOLE, _NUMBER = ({"type": [kind, "null"]} for kind in ("string", "integer", "number"))

@@ -12,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.errors import BundleError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Features = NDArray[np.floating]
 """Descriptions of N pictures, shape (N, d): appearance followed by embedding."""
@@ -25,12 +28,16 @@ Features = NDArray[np.floating]
 CLIP = 6.0
 """Standard deviations at which a dimension is clipped: one broken number is no distance."""
 
-_PREFIX = "embedding."
-
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Standardised slices along their principal directions."""
+    """Standardised slices along their principal directions.
+
+    A bundle's ``reference.npz`` holds its fields as arrays, whose names begin with a prefix; messages call it by name.
+    """
+
+    PREFIX: ClassVar[str]
+    NAME: ClassVar[str]
 
     centre: NDArray[np.float32]  # mean, shape (d,)
     spread: NDArray[np.float32]  # standard deviation of each dimension, shape (d,)
@@ -49,10 +56,22 @@ class Gaussian:
         beside = np.square(standard).sum(axis=1) - np.square(along).sum(axis=1)
         return standard, np.square(along / self.scale).sum(axis=1), beside
 
+    def as_arrays(self) -> dict[str, NDArray[Any]]:
+        """Arrays for a bundle's ``reference.npz``."""
+        return {f"{self.PREFIX}{name}": np.asarray(each) for name, each in asdict(self).items()}
 
-def named(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The arrays of a bundle's ``reference.npz`` whose names begin with the prefix, without it."""
-    return {name.removeprefix(prefix): each for name, each in arrays.items() if name.startswith(prefix)}
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self | None:
+        """That in a bundle's ``reference.npz``; None where it holds none.
+
+        Raises:
+            BundleError: an array is missing, or there is one too many.
+        """
+        own = {name.removeprefix(cls.PREFIX): each for name, each in arrays.items() if name.startswith(cls.PREFIX)}
+        try:
+            return cls(**own) if own else None
+        except TypeError as error:
+            raise BundleError(f"the bundle's {cls.NAME} is damaged ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -63,6 +82,9 @@ class EmbeddingReference(Gaussian):
     al., Testing for outliers with conformal p-values, Annals of Statistics 51(1), 2023). Training slices would not
     do: the network has learned them.
     """
+
+    PREFIX: ClassVar[str] = "embedding."
+    NAME: ClassVar[str] = "embedding reference"
 
     # mean variance in every direction that is not principal, infinite where there is none, shape ()
     beside: NDArray[np.float32]
@@ -81,20 +103,3 @@ class EmbeddingReference(Gaussian):
         """
         nearer = np.searchsorted(np.sort(self.held_out), self.distance(embedding), side="left")
         return np.asarray(100.0 * nearer / (len(self.held_out) + 1), np.float64)
-
-    def as_arrays(self) -> dict[str, NDArray[Any]]:
-        """Arrays for a bundle's ``reference.npz``."""
-        return {f"{_PREFIX}{name}": array for name, array in asdict(self).items()}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> EmbeddingReference | None:
-        """The reference in a bundle's ``reference.npz``; None where it holds none.
-
-        Raises:
-            BundleError: an array is missing.
-        """
-        own = named(_PREFIX, arrays)
-        try:
-            return cls(**own) if own else None
-        except TypeError as error:
-            raise BundleError(f"the bundle's embedding reference is damaged ({error})") from None

@@ -7,8 +7,7 @@ import heapq
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from groundglass.inference.bundle import Bundle
 from groundglass.inference.calibration import slices_in_score
 from groundglass.inference.input_check import FLAGS
 from groundglass.inference.prediction import Evidence, Prediction, Status
-from groundglass.inference.series import SERIES_SCORE, Axis, Curve, SeriesSummary, Totals, place_on
+from groundglass.inference.series import SERIES_SCORE, Axis, Curve, SeriesSummary, Totals
 from groundglass.inference.writers import file_errors, read_predictions
 from groundglass.reporting.html import CITATION, NOTICE, environment
 from groundglass.reporting.overlay import Layers, Picture, fit, grey_picture
@@ -44,13 +43,13 @@ def evidence_picture(evidence: Evidence) -> Picture:
     return np.hstack([grey, np.full((len(grey), 6, 3), 255, np.uint8), drawn])
 
 
-def picture_name(file: str, frame: int | None) -> str:
-    """Name of a prediction's picture: follows from file and frame alone, and no two share one."""
+def picture_stem(file: str, frame: int | None) -> str:
+    """Name of a prediction's pictures without suffix: follows from file and frame alone, and no two share one."""
     file = printable(file)
     key = f"{file}\0{frame}".encode()
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(file.replace("!", "/")).stem)[:_LONGEST_STEM].lstrip("._-")
     parts = [stem or "slice", *([] if frame is None else [str(frame)]), hashlib.sha256(key).hexdigest()[:12]]
-    return "-".join(parts) + ".svg"
+    return "-".join(parts)
 
 
 def save_picture(evidence: Evidence, path: Path) -> None:
@@ -63,18 +62,19 @@ def save_picture(evidence: Evidence, path: Path) -> None:
 
 def write_report(path: Path, predictions: Path, overlays: Path, bundle: Bundle, totals: Totals, command: str) -> None:
     """Write ``report.html`` of a file of JSON lines and the folder of its pictures, one of which is held at a time."""
-    summaries, survey = totals.summaries(), _Survey(totals)
-    for number, prediction in enumerate(read_predictions(predictions)):
-        survey.add(number, prediction)
-    room = SLICES // max(1, len(survey.groups))
-    plans = {key: _Plan.of(each, room, thin=key is not None) for key, each in survey.groups.items()}
-    wanted = {number for plan in plans.values() for number in (*plan.carriers, *plan.rest)}
+    summaries = totals.summaries()
+    survey = _Survey(read_predictions(predictions), {number for each in summaries for number in each.members})
+    answered = [(number, each) for number, each in enumerate(summaries, 1) if each.counts.ok][:SERIES]
+    room = SLICES // max(1, len(answered) + bool(survey.loose))
+    plans = [_of_series(each, room) for _, each in answered]
+    loose = survey.loose_plan(room)
+    wanted = {number for plan in (*plans, loose) for number in (*plan.carriers, *plan.rest)}
 
     def layers(prediction: Prediction, *, small: bool) -> Layers | None:
         """A saved picture; None where it is missing or damaged."""
         try:
-            name = picture_name(prediction.file, prediction.frame)
-            found = Layers.read((overlays / name).read_text(encoding="ascii"))
+            picture = overlays / f"{picture_stem(prediction.file, prediction.frame)}.svg"
+            found = Layers.read(picture.read_text(encoding="ascii"))
             return found.small(_SMALL) if found and small else found
         except (OSError, ValueError):
             return None
@@ -89,15 +89,15 @@ def write_report(path: Path, predictions: Path, overlays: Path, bundle: Bundle, 
         },
         limits=bundle.info.calibration.uncertain,
         coverage=bundle.info.calibration.coverage,
-        series=[_panel(key, summaries[key - 1], plans[key]) for key in sorted(filter(None, plans))],
+        series=[_panel(*each, plan) for each, plan in zip(answered, plans, strict=True)],
         series_count=len(summaries),
         most=SERIES,
         score_meaning=SERIES_SCORE,
-        loose=plans.get(None),
+        loose=loose if survey.loose else None,
         refusals=[(*item, survey.examples[item[0]]) for item in survey.refusals.most_common(_REASONS)],
         said={number: each for number, each in enumerate(read_predictions(predictions)) if number in wanted},
         layers=layers,
-        picture=lambda each: f"{overlays.name}/{picture_name(each.file, each.frame)}",
+        picture=lambda each: f"{overlays.name}/{picture_stem(each.file, each.frame)}.svg",
         bundle=bundle,
         written=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         version=__version__,
@@ -110,66 +110,53 @@ def write_report(path: Path, predictions: Path, overlays: Path, bundle: Bundle, 
         stream.writelines(parts)
 
 
-class _Member(NamedTuple):
-    """A slice of a series: its place, its number among the predictions, its probability."""
-
-    at: float
-    number: int
-    probability: float | None
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Which slices of a series are shown, by their number among the predictions."""
+class _Plan(NamedTuple):
+    """Which slices are shown of a series, or of those that form none, by their number among the predictions."""
 
     carriers: Sequence[int]  # those that carry the answer, in large
     rest: Sequence[int]  # the others, along the body, or by falling probability where they form no series
-    classified: Sequence[int]  # all that were classified, as they lie on the curve
     left_out: int  # how many are not shown
 
-    @classmethod
-    def of(cls, members: list[_Member], room: int, *, thin: bool) -> _Plan:
-        ordered = sorted(members)
-        classified = [each for each in ordered if each.probability is not None]
-        carriers = heapq.nlargest(CARRIERS, classified, key=lambda each: each.probability or 0)
-        rest = [each.number for each in ordered if each not in carriers]
-        shown = rest[:: math.ceil(len(rest) / room) or 1] if thin else rest[:room]
-        large, curve = ([each.number for each in chosen] for chosen in (carriers, classified))
-        return cls(large, shown, curve, len(rest) - len(shown))
+
+def _of_series(summary: SeriesSummary, room: int) -> _Plan:
+    """Of as many slices beside the carriers as find room, evenly spaced."""
+    ranked = heapq.nlargest(CARRIERS, range(len(summary.classified)), key=summary.curve.probability.__getitem__)
+    carriers = [summary.classified[place] for place in ranked]
+    rest = [number for number in summary.members if number not in carriers]
+    shown = rest[:: math.ceil(len(rest) / room) or 1]
+    return _Plan(carriers, shown, len(rest) - len(shown))
 
 
 class _Survey:
-    """What one reading of the predictions tells; ``groups`` by the number of the series, None for loose slices."""
+    """What one reading of the predictions tells; ``in_series`` are the numbers of those that belong to a series."""
 
-    def __init__(self, totals: Totals) -> None:
-        self.groups: dict[int | None, list[_Member]] = {}
+    def __init__(self, predictions: Iterable[Prediction], in_series: Container[int]) -> None:
+        self.flags: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.examples: dict[str, list[Prediction]] = {}
-        self.flags: Counter[str] = Counter()
-        self._totals = totals
-        answered = [(number, each) for number, each in enumerate(totals.summaries(), 1) if each.counts.ok]
-        self._axes = {number: each.curve.axis for number, each in answered[:SERIES]}
+        self.loose: list[tuple[float, int]] = []  # of those in no series the negative probability, and the number
+        for number, prediction in enumerate(predictions):
+            self.flags.update(prediction.flags)
+            if prediction.status is not Status.OK:
+                reason = re.sub(r" \([^)]*\d[^)]*\)", "", prediction.reason or "no reason given")
+                self.refusals[reason] += 1
+                examples = self.examples.setdefault(reason, [])
+                examples += [prediction] * (len(examples) < _EXAMPLES)
+            if number not in in_series and prediction.status is not Status.FAILED and not prediction.is_copy:
+                self.loose.append((math.inf if prediction.probability is None else -prediction.probability, number))
 
-    def add(self, number: int, prediction: Prediction) -> None:
-        self.flags.update(prediction.flags)
-        if prediction.status is not Status.OK:
-            reason = re.sub(r" \([^)]*\d[^)]*\)", "", prediction.reason or "no reason given")
-            self.refusals[reason] += 1
-            examples = self.examples.setdefault(reason, [])
-            examples += [prediction] * (len(examples) < _EXAMPLES)
-        if prediction.status is Status.FAILED or prediction.is_copy:
-            return
-        series, probability = self._totals.number(prediction), prediction.probability
-        if series is None or series in self._axes:
-            at = math.inf if probability is None else -probability
-            at = at if series is None else place_on(self._axes[series], prediction, number)
-            self.groups.setdefault(series, []).append(_Member(at, number, probability))
+    def loose_plan(self, room: int) -> _Plan:
+        """Of slices in no series by falling probability."""
+        ordered = sorted(self.loose)
+        carriers = [number for place, number in ordered[:CARRIERS] if place < math.inf]
+        rest = [number for _, number in ordered[len(carriers) :]]
+        return _Plan(carriers, rest[:room], len(rest[room:]))
 
 
 def _panel(number: int, summary: SeriesSummary, plan: _Plan) -> dict[str, Any]:
     """One series on the page: its number from 1, what is said of it, what is shown, and its curve."""
     shown = {*plan.carriers, *plan.rest}
-    drawing = _draw(summary.curve, [each if each in shown else None for each in plan.classified])
+    drawing = _draw(summary.curve, [each if each in shown else None for each in summary.classified])
     answers = list(_answers(summary))
     return {"number": number, "summary": summary, "answers": answers, "plan": plan, "drawing": drawing}
 
@@ -213,27 +200,11 @@ def _warnings(totals: Totals, flags: Counter[str]) -> Iterator[str]:
         yield f"{counted(count, 'slice')} {'is' if count == 1 else 'are'} flagged {flag}{meaning}."
 
 
-class _Point(NamedTuple):
-    """A slice on a curve: its place, its label, what it says, and the slice that it leads to."""
+def _draw(curve: Curve, links: Sequence[int | None]) -> dict[str, Any] | None:
+    """A curve on a drawing of 512 x 220: its points, ticks, axis, and what it shows in words; None for a single slice.
 
-    x: float
-    y: float
-    label: str
-    words: str
-    link: int | None
-
-
-class _Drawing(NamedTuple):
-    """A curve on a drawing of 512 x 220: its slices, ticks, axis, and what it shows in words."""
-
-    points: Sequence[_Point]
-    ticks: Sequence[tuple[float, str]]
-    axis: str
-    words: str
-
-
-def _draw(curve: Curve, links: Sequence[int | None]) -> _Drawing | None:
-    """None where one slice is all."""
+    Of each slice ``links`` has the number of the picture to which its point leads, or None.
+    """
     if len(curve.at) < 2:
         return None
     first, span = curve.at[0], (curve.at[-1] - curve.at[0]) or 1.0
@@ -243,9 +214,16 @@ def _draw(curve: Curve, links: Sequence[int | None]) -> _Drawing | None:
         return 44 + 452 * (value - first) / span
 
     at = [f"{round(value, 1) + 0.0:g} {unit}".strip() for value in curve.at]
+    slices = zip(curve.at, at, curve.probability, curve.label, links, strict=True)
     points = [
-        _Point(x(value), 168 - 156 * height, label, f"{named}: {height:.3f}, {label}", link)
-        for value, named, height, label, link in zip(curve.at, at, curve.probability, curve.label, links, strict=True)
+        {
+            "x": x(value),
+            "y": 168 - 156 * height,
+            "label": label,
+            "words": f"{place}: {height:.3f}, {label}",
+            "link": link,
+        }
+        for value, place, height, label, link in slices
     ]
     highest = max(curve.probability)
     words = (
@@ -254,5 +232,6 @@ def _draw(curve: Curve, links: Sequence[int | None]) -> _Drawing | None:
     )
     step = float(f"{span / 6:.0e}")  # one digit, so about six ticks
     start, end = math.ceil(first / step - 1e-9), math.floor((first + span) / step + 1e-9)
-    ticks = [round(index * step, 6) for index in range(start, end + 1)]
-    return _Drawing(points, [(x(value), f"{value + 0.0:g}") for value in ticks], axis, words)
+    values = [round(index * step, 6) for index in range(start, end + 1)]
+    ticks = [(x(value), f"{value + 0.0:g}") for value in values]
+    return {"points": points, "ticks": ticks, "axis": axis, "words": words}

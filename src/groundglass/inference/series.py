@@ -174,6 +174,9 @@ class SeriesSummary:
         carriers: the slices of the highest probability that are in the score, at most ten.
         opacity: see :class:`Opacity`; None where no slice has one.
         curve: of the classified slices.
+        members: which predictions are of the series, by their number from 0 in the order of reading, along the curve's
+            axis.
+        classified: those of them that are on the curve, in its order.
     """
 
     study: str | None
@@ -188,6 +191,8 @@ class SeriesSummary:
     carriers: tuple[Prediction, ...]
     opacity: Opacity | None
     curve: Curve
+    members: tuple[int, ...]
+    classified: tuple[int, ...]
 
     @property
     def name(self) -> str:
@@ -227,19 +232,7 @@ class SeriesSummary:
         score = "" if self.series_score is None else f", series score {self.series_score:.3f} (no diagnosis)"
         opacity = "" if self.opacity is None else f", {self.opacity.in_words}"
         answer = f"<b>{self.label or 'no label'}</b>{score}{opacity}"
-        at, probability = self.curve.at or (0.0,), self.curve.probability
-        places = np.interp(self.curve.at, (at[0], max(at[-1], at[0] + 1)), (2, 254))
-        line = " ".join(f"{x:.1f},{62 - 60 * y:.1f}" for x, y in zip(places, probability, strict=True))
-        curve = f'<polyline points="{line}" fill="none" stroke="currentColor"/>'
-        words = 'role="img" aria-label="Probability of COVID along the series"'
-        curve = f'<svg width="256" height="64" {words}>{curve}</svg>'
-        return f"<p>{escape(self.name)}: {answer}<br>{escape(self.in_words)}<br>{curve}</p>"
-
-
-def place_on(axis: Axis, predicted: Prediction, number: int) -> float:
-    """The place of a slice on an axis; ``number`` in the order of reading. Infinite where it is not known."""
-    place = {"mm": predicted.position, "frame": predicted.frame, "order": number}[axis]
-    return math.inf if place is None else place
+        return f"<p>{escape(self.name)}: {answer}<br>{escape(self.in_words)}</p>"
 
 
 class _Part(NamedTuple):
@@ -258,48 +251,62 @@ class _Part(NamedTuple):
         return None if uids[1:] == (None, None) else cls(*uids, _folder(file))
 
 
-def _summary(part: _Part, slices: Sequence[Prediction], rule: Conformal | None) -> SeriesSummary:
-    """Of the slices of a series, which its first part names."""
+_Numbered = tuple[int, Prediction]
+
+
+def _summary(part: _Part, slices: Sequence[_Numbered], rule: Conformal | None) -> SeriesSummary:
+    """Of the slices of a series, which its first part names, in the order of reading."""
     counts = Counts()
-    for each in slices:
+    for _, each in slices:
         counts.add(each)
-    seen = [each for each in slices if each.status is Status.OK]
+    classified = [(number, each) for number, each in slices if each.status is Status.OK]
+    seen = [each for _, each in classified]
     probability = [each.probability or 0 for each in seen]
     score, opacity = series_score(probability), Opacity.of(seen)
     axis: Axis = "order" if any(each.frame is None for each in seen) else "frame"
     axis = axis if any(each.position is None for each in seen) else "mm"
-    ordered = sorted((place_on(axis, each, number), number) for number, each in enumerate(seen))
     highest = sorted(range(len(seen)), key=probability.__getitem__, reverse=True)
     carriers = highest[: min(_MOST_CARRIERS, slices_in_score(len(seen)))]
+    curve = sorted((_place(axis, order, each), order) for order, each in enumerate(seen))
     return SeriesSummary(
         **part._asdict(),
         counts=counts,
-        outside_lungs=sum(each.outside_lungs for each in slices),
+        outside_lungs=sum(each.outside_lungs for _, each in slices),
         label=series_label(score, opacity, rule),
         series_score=score,
         interval=score_interval(probability),
-        carriers=tuple(seen[number] for number in carriers),
+        carriers=tuple(seen[order] for order in carriers),
         opacity=opacity,
         curve=Curve(
             axis,
-            tuple(at for at, _ in ordered),
-            tuple(probability[number] for _, number in ordered),
-            tuple(str(seen[number].label) for _, number in ordered),
+            tuple(at for at, _ in curve),
+            tuple(probability[order] for _, order in curve),
+            tuple(str(seen[order].label) for _, order in curve),
         ),
+        members=tuple(number for _, number in sorted((_place(axis, *each), each[0]) for each in slices)),
+        classified=tuple(classified[order][0] for _, order in curve),
     )
 
 
-class Totals:
-    """Sums predictions up as they come; ``rule`` leads from a series score to a label."""
+def _place(axis: Axis, number: int, prediction: Prediction) -> float:
+    """Of a slice on an axis; infinite where it is not known."""
+    place = {"mm": prediction.position, "frame": prediction.frame, "order": number}[axis]
+    return math.inf if place is None else place
 
-    def __init__(self, rule: Conformal | None = None) -> None:
+
+class Totals:
+    """Sums predictions up, those given and all that come; ``rule`` leads from a series score to a label."""
+
+    def __init__(self, rule: Conformal | None = None, predictions: Iterable[Prediction] = ()) -> None:
         self.counts = Counts()
         self.outside_lungs = 0  # refused slices of another part of the body
         self.copies = 0  # of slices that were counted
         self._rule = rule
-        self._parts: dict[_Part, list[Prediction]] = {}
+        self._parts: dict[_Part, list[_Numbered]] = {}
         self._images: dict[int, str] = {}  # the file of each DICOM image, about 150 bytes
-        self._whole: tuple[list[SeriesSummary], dict[_Part, int]] | None = None
+        self._summaries: list[SeriesSummary] | None = None
+        for prediction in predictions:
+            self.add(prediction)
 
     def add(self, prediction: Prediction) -> Prediction:
         """Take one prediction in, and give what counts: for a copy of an earlier image, that it is one.
@@ -317,11 +324,11 @@ class Totals:
         if prediction.is_copy:
             self.copies += 1
             return prediction
-        self._whole = None
+        number, self._summaries = self.counts.total + self.copies, None
         self.counts.add(prediction)
         self.outside_lungs += prediction.outside_lungs
         if (part := _Part.of(prediction)) is not None:
-            self._parts.setdefault(part, []).append(replace(prediction, evidence=None, patient=None))
+            self._parts.setdefault(part, []).append((number, replace(prediction, evidence=None, patient=None)))
         return prediction
 
     @property
@@ -339,39 +346,32 @@ class Totals:
         expected = sum(each.outside_lungs for each in self.summaries() if each.counts.ok)
         return self.counts.refused + self.counts.failed - expected
 
-    def number(self, prediction: Prediction) -> int | None:
-        """The number from 1 of a prediction's series among :meth:`summaries`, None where it has none."""
-        part = None if prediction.is_copy else _Part.of(prediction)
-        return self._joined()[1].get(part) if part else None
-
     def summaries(self) -> list[SeriesSummary]:
         """The series and volumes, in the order in which they came."""
-        return self._joined()[0]
+        if self._summaries is None:
+            joined = self._joined()
+            self._summaries = [_summary(part, sorted(slices), self._rule) for part, slices, _ in joined]
+        return self._summaries
 
-    def _joined(self) -> tuple[list[SeriesSummary], dict[_Part, int]]:
-        """The series, and the number of the one that each part belongs to.
+    def _joined(self) -> list[tuple[_Part, list[_Numbered], set[float]]]:
+        """First part, slices, and places of the classified ones, of each series.
 
         Parts in several folders are one series where their UID can be one, unless they lie on each other: some
         anonymisers give all series one UID.
         """
-        if self._whole is not None:
-            return self._whole
-        series: list[tuple[_Part, list[Prediction], set[float]]] = []  # with the places of their slices
-        numbers: dict[_Part, int] = {}
-        alike: dict[tuple[str | None, ...], list[int]] = {}
+        series: list[tuple[_Part, list[_Numbered], set[float]]] = []
+        alike: dict[tuple[str | None, ...], list[tuple[_Part, list[_Numbered], set[float]]]] = {}
         for part, slices in self._parts.items():
-            placed = (each.position for each in slices if each.status is Status.OK)
+            placed = (each.position for _, each in slices if each.status is Status.OK)
             at = {round(position, 2) for position in placed if position is not None}
             known = alike.setdefault(part[:3] if is_uid(part.series) else part, [])
-            own = next((number for number in known if series[number][2].isdisjoint(at)), len(series))
-            if own == len(series):
+            if (own := next((each for each in known if each[2].isdisjoint(at)), None)) is None:
+                own = (part, [], set())
                 known.append(own)
-                series.append((part, [], set()))
-            series[own][1].extend(slices)
-            series[own][2].update(at)
-            numbers[part] = own + 1
-        self._whole = [_summary(part, slices, self._rule) for part, slices, _ in series], numbers
-        return self._whole
+                series.append(own)
+            own[1].extend(slices)
+            own[2].update(at)
+        return series
 
 
 def _image(prediction: Prediction) -> int | None:

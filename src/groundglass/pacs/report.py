@@ -108,10 +108,8 @@ class SeriesReport:
     @cached_property
     def summary(self) -> SeriesSummary:
         """What the slices say together; they are one series, whatever their headers say."""
-        totals = Totals(self.rule)
-        for each in self.slices:
-            totals.add(replace(each.prediction, study=None, series=self.series, stack=None))
-        return totals.summaries()[0]
+        of_one = (replace(each.prediction, study=None, series=self.series, stack=None) for each in self.slices)
+        return Totals(self.rule, of_one).summaries()[0]
 
 
 def structured_report(report: SeriesReport, header: Dataset, bundle: Bundle) -> Dataset:

@@ -160,21 +160,12 @@ class Result:
 
     def volume(self, series: int) -> Volume | None:
         """The volume of a series by its number from 0; None where it makes none."""
-        return Volume.of(self.slices, self._members().get(series + 1, ()))
-
-    def _members(self) -> dict[int | None, list[int]]:
-        """Numbers of the predictions of each series, by its number from 1."""
-        members: dict[int | None, list[int]] = {}
-        for number, prediction in enumerate(self.predictions):
-            members.setdefault(self.totals.number(prediction), []).append(number)
-        return members
+        summaries = self.totals.summaries()
+        return Volume.of(self.slices, sorted(summaries[series].members)) if series < len(summaries) else None
 
     def document(self) -> dict[str, Any]:
         """The answer to the upload."""
-        members = self._members()
-        series = [
-            {**each.to_dict(), "predictions": members[index]} for index, each in enumerate(self.totals.summaries(), 1)
-        ]
+        series = [{**each.to_dict(), "predictions": sorted(each.members)} for each in self.totals.summaries()]
         rows = [prediction.to_dict() for prediction in self.predictions]
         if self.id:
             for each in series:

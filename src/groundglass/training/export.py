@@ -28,8 +28,8 @@ from groundglass.files import name_some, usable_cores
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import LungSegmenter, open_segmenter
 from groundglass.imaging.phantom import make_phantom
-from groundglass.inference.bundle import CARD, INPUT, LUNGS, MODEL, REFERENCE, SELF_TEST, Engine, Outputs, Precision
-from groundglass.inference.bundle_writer import save_arrays, self_test, write_bundle
+from groundglass.inference import bundle
+from groundglass.inference.bundle import Engine, Outputs, Precision, save_arrays, self_test, write_bundle
 from groundglass.inference.calibration import Calibration
 from groundglass.reporting.html import environment
 from groundglass.training.input_check_fit import gather_examples
@@ -153,13 +153,13 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     }
     phantom = make_phantom(np.random.default_rng(0), severity=0.5, level=0.5).slice.pixels
     contents = {
-        MODEL: described(model, run.preprocessing, calibration),
-        REFERENCE: save_arrays({**check.as_arrays(), **(reference.as_arrays() if reference else {})}),
-        LUNGS: job.segmenter.model,
-        SELF_TEST: self_test(engine, job.segmenter, run.preprocessing, phantom),
+        bundle.MODEL: described(model, run.preprocessing, calibration),
+        bundle.REFERENCE: save_arrays({**check.as_arrays(), **(reference.as_arrays() if reference else {})}),
+        bundle.LUNGS: job.segmenter.model,
+        bundle.SELF_TEST: save_arrays(self_test(engine, job.segmenter, run.preprocessing, phantom)),
     }
     sizes = {name: len(content) for name, content in contents.items()}
-    contents[CARD] = _card({**fields, "sizes": sizes, "uncertain": calibration.uncertain}).encode()
+    contents[bundle.CARD] = _card({**fields, "sizes": sizes, "uncertain": calibration.uncertain}).encode()
     write_bundle(job.output, fields, contents)
     return precision
 
@@ -258,7 +258,7 @@ def _fields(job: Export, slices: _Slices) -> dict[str, Any]:
         },
         "preprocessing": asdict(run.preprocessing),
         "positive": "COVID",
-        "onnx": {"opset": OPSET, "input": INPUT, "outputs": outputs_of(run.network)},
+        "onnx": {"opset": OPSET, "input": bundle.INPUT, "outputs": outputs_of(run.network)},
         "training": {
             "recipe": run.recipe.name,
             "seed": info["seed"],
