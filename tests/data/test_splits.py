@@ -9,7 +9,7 @@ import pytest
 
 from groundglass.data.covid_ct import load_covid_ct
 from groundglass.data.manifest import Label, Manifest, Record, say
-from groundglass.data.splits import Split, make_split, patients_in_several_parts
+from groundglass.data.splits import Split, in_several_parts, make_split
 from groundglass.errors import DataError
 
 
@@ -48,6 +48,11 @@ def members(manifest: Manifest, split: Split) -> dict[str, list[Record]]:
     return {name: [manifest.records[i] for i in indices] for name, indices in split.parts.items()}
 
 
+def shared(manifest: Manifest, split: Split) -> dict[str, dict[str, int]]:
+    """Patients in several parts."""
+    return in_several_parts((each.patient_id, name) for name, part in members(manifest, split).items() for each in part)
+
+
 def counts(manifest: Manifest, split: Split) -> dict[str, tuple[int, int]]:
     labels = {name: Counter(each.label for each in part) for name, part in members(manifest, split).items()}
     return {name: (found[Label.COVID], found[Label.NON_COVID]) for name, found in labels.items()}
@@ -56,7 +61,7 @@ def counts(manifest: Manifest, split: Split) -> dict[str, tuple[int, int]]:
 def test_official_is_what_the_data_set_says(published: Manifest) -> None:
     split = make_split(published, "official")
     assert counts(published, split) == {"train": (191, 234), "val": (60, 58), "test": (98, 105)}
-    assert patients_in_several_parts(published, split.parts) == []
+    assert shared(published, split) == {}
     assert list(make_split(make_manifest(split="test"), "official").parts) == ["test"]
 
 
@@ -68,7 +73,7 @@ def test_folds_test_all_slices_once(published: Manifest, kind: str, val: float, 
     for split in splits:
         found = counts(published, split)
         assert sum(map(sum, found.values())) == 746
-        assert bool(patients_in_several_parts(published, split.parts)) is overlap
+        assert bool(shared(published, split)) is overlap
         for label, total in enumerate((349, 397)):
             assert found["test"][label] == pytest.approx(0.2 * total, abs=close)
             assert found["val"][label] == pytest.approx(val * total, abs=close)
@@ -82,7 +87,7 @@ def test_cross_validation_never_sees_the_test_part(published: Manifest) -> None:
             {each.source for each in part if each.label is Label.COVID} for part in members(published, split).values()
         )
         assert train.isdisjoint(val)
-        assert patients_in_several_parts(published, split.parts) == []
+        assert shared(published, split) == {}
         held += split.parts["val"]
         with pytest.raises(DataError, match="no part 'test', only train, val"):
             split.part("test")

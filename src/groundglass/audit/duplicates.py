@@ -189,14 +189,12 @@ def _in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item], th
 
 def _identical(traces: Sequence[Trace]) -> tuple[list[Pair], list[Trace]]:
     """Pairs with the same file or pixels, each slice with the first of them, and one trace of each."""
-    pairs: list[Pair] = []
-    kept = list(traces)
+    pairs, kept = list[Pair](), list(traces)
     for kind, key in zip(_KINDS[:2], ("sha256", "pixels_sha256"), strict=True):
         same: dict[str, list[Trace]] = {}
         for trace in kept:
             same.setdefault(getattr(trace, key), []).append(trace)
-        for members in same.values():
-            pairs += [Pair(members[0].record, other.record, kind) for other in members[1:]]
+        pairs += [Pair(first.record, each.record, kind) for first, *others in same.values() for each in others]
         kept = [members[0] for members in same.values()]
     return pairs, kept
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -17,6 +17,9 @@ from groundglass.files import counted, name_some
 
 LARGEST_PUBLICATION = 0.10
 """A source with more than this share of the slices is a collection of many hospitals, not one publication."""
+
+Crossings = dict[str, dict[str, int]]
+"""By name of a patient or source how many slices it has in each part."""
 
 Parts = dict[str, tuple[int, ...]]
 _Fold = tuple[int, int, int]  # number (from 1), of so many, seed
@@ -89,20 +92,25 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
         present = {manifest.records[index].label for index in parts.get(name, ())}
         if name in parts and (absent := [label.value for label in Label if label not in present]):
             raise DataError(f"split {spec}: its {name} part would hold no {absent[0]} slice")
-    if not allow_overlap and (patients := patients_in_several_parts(manifest, parts)):
+    places = ((manifest.records[index], name) for name, part in parts.items() for index in part)
+    known = ((record.patient_id, name) for record, name in places if record.patient_known)
+    if not allow_overlap and (patients := in_several_parts(known)):
         ignored = "a random split ignores patients; " if kind == "random" else ""
         raise DataError(
-            f"split {spec}: {counted(len(patients), 'patient')} in several parts: {name_some(patients)}; "
+            f"split {spec}: {counted(len(patients), 'patient')} in several parts: {name_some(list(patients))}; "
             f"{ignored}split by patients:FOLD/FOLDS instead, or allow the overlap explicitly"
         )
     return Split(spec, parts)
 
 
-def patients_in_several_parts(manifest: Manifest, parts: Mapping[str, Sequence[int]]) -> list[str]:
-    """Known patients with slices in more than one part, sorted."""
-    records = manifest.records
-    places = {(records[i].patient_id, name) for name, part in parts.items() for i in part if records[i].patient_known}
-    return sorted(patient for patient, count in Counter(patient for patient, _ in places).items() if count > 1)
+def in_several_parts(places: Iterable[tuple[str, str | None]]) -> Crossings:
+    """Of patients or sources, each named with the part of one of its slices, those in several parts, sorted."""
+    counts = Counter(places)
+    found = {
+        name: {part: counts[name, part] for part in PARTS if counts[name, part]}
+        for name in sorted({name for name, _ in counts})
+    }
+    return {name: parts for name, parts in found.items() if len(parts) > 1}
 
 
 def held_out(records: Sequence[Record], one_in: int) -> set[int]:
