@@ -72,15 +72,11 @@ class _Tree:
 
     def written(self, record: Record, pixels: Grey, lungs: Mask | None = None, lesions: Mask | None = None) -> Record:
         """The record of one of these slices, which is written with its masks."""
-        name = f"{next(self.numbers):06d}"
+        name, given = f"{next(self.numbers):06d}", {"lungs": lungs, "lesions": lesions}
         Image.fromarray(pixels).save(self.made / f"{name}.png")
-        masks: dict[str, Path] = {}
-        for what, mask in (("lungs", lungs), ("lesions", lesions)):
-            if mask is not None:
-                write_mask(mask, self.made / f"{name}-{what}.png")
-                masks[what] = self.folder / f"{name}-{what}.png"
-        path, lung_mask, lesion_mask = self.folder / f"{name}.png", masks.get("lungs"), masks.get("lesions")
-        return replace(record, path=path, lung_mask=lung_mask, lesion_mask=lesion_mask)
+        masks = (write_mask(mask, self.made / f"{name}-{what}.png") for what, mask in given.items())
+        lung_mask, lesion_mask = (mask and self.folder / mask.name for mask in masks)
+        return replace(record, path=self.folder / f"{name}.png", lung_mask=lung_mask, lesion_mask=lesion_mask)
 
 
 def import_collection(

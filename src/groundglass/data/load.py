@@ -126,11 +126,9 @@ def _load_folder(path: Path, names: LabelNames) -> Manifest:
                 f"{path}: has {'too many' if count else 'no'} sub-folders for {label.value}; expected one "
                 "COVID/ and one NonCOVID/ (case and hyphens do not matter)"
             )
-    if labelled:
-        records = [record for folder, label in labelled for record in _records(folder, source, label)]
-        return Manifest(source, path, tuple(records), (path,))
-    records = list(_records(path, source, None))
-    below = {folder for record in records for folder in record.path.relative_to(path).parents}
+    groups: Sequence[tuple[Path, Label | None]] = labelled or [(path, None)]
+    records = [record for folder, label in groups for record in _records(folder, source, label)]
+    below = {folder for record in records for folder in record.path.relative_to(path).parents if not labelled}
     if deeper := sorted({str(path / folder.parent) for folder in below if Label.spelt(folder.name, names)}):
         raise DataError(
             f"{path}: folders named like labels lie deeper, in {name_some(deeper)}; give that folder, or a manifest CSV"

@@ -213,10 +213,13 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     return np.asarray(mask)
 
 
-def write_mask(mask: NDArray[np.bool_], path: Path) -> None:
-    """Write a mask, shape (H, W), as PNG of one bit per pixel, atomically."""
+def write_mask(mask: NDArray[np.bool_] | None, path: Path) -> Path | None:
+    """Write a mask, shape (H, W), where there is one, as PNG of one bit per pixel, atomically; returns where it is."""
+    if mask is None:
+        return None
     _, png = cv2.imencode(".png", mask.astype(np.uint8), [cv2.IMWRITE_PNG_BILEVEL, 1])
     write_bytes(path, png.tobytes())
+    return path
 
 
 def _read(path: Path, unit: str = "", *, is_mask: bool = False) -> CTSlice:

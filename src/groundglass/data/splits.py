@@ -150,10 +150,9 @@ def _own_parts(manifest: Manifest, indices: Sequence[int]) -> Parts:
     records = manifest.records
     split = {records[index].hospital for index in indices if records[index].split}
     free = [index for index in indices if records[index].hospital not in split]
-    val = {free[place] for place in held_out([records[index] for index in free], _VALIDATING)}
-    further = {"train": [index for index in free if index not in val], "val": sorted(val), "test": []}
-    own = {part: [index for index in indices if records[index].split == part] for part in PARTS}
-    return {part: (*own[part], *further[part]) for part in PARTS}
+    val = held_out([records[index] for index in free], _VALIDATING)
+    placed = {index: "val" if place in val else "train" for place, index in enumerate(free)}
+    return {part: tuple(i for i in indices if placed.get(i, records[i].split) == part) for part in PARTS}
 
 
 def _leave_source_out(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
