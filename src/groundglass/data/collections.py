@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count, groupby
+from itertools import compress, count, groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -174,7 +174,7 @@ def _series(
     ordered = sorted(((*_header(path), path) for path in files), reverse=True)
     drawn = [(path, (outlines or {}).get(instance, [])) for _, instance, path in ordered]
     if infected is not None:
-        chosen = [each for each, ill in zip(drawn, infected, strict=False) if ill]
+        chosen = list(compress(drawn, infected))
     else:
         chosen = _middle(drawn) if outlines is None else [each for each in drawn if each[1]]
     for path, lesions in _thinned(chosen):

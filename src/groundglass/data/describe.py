@@ -99,8 +99,10 @@ def description_tables(found: Description) -> Iterator[Table]:
     labels = list(found.total.labels)
 
     def groups(title: str, shown: Sequence[Group], caption: str | None = None) -> Table:
-        counts = ((each.name, *(each.labels.get(label, 0) for label in labels), each.patients) for each in shown)
-        rows = ((cut_middle(name, _NAME), *numbers) for name, *numbers in counts)
+        rows = [
+            (cut_middle(each.name, _NAME), *(each.labels.get(label, 0) for label in labels), each.patients)
+            for each in shown
+        ]
         return _table(title, ("", *labels, "known patients"), rows, caption)
 
     unknown, several = found.slices_of_unknown_patients, len(found.patients_in_several_parts)

@@ -47,10 +47,8 @@ _RESONANCE_GREY = (0, 60, 240, 220, 40, 60, 150, 120, 60, 10)
 def vary(pixels: Grey, rng: Generator) -> Grey:
     """A lung slice, shape (H, W), as another might publish it: cut, in another window, smaller, padded, marked."""
     picture = _cut(pixels, rng)
-    if rng.random() < _SOFT_TISSUE:
-        low, high = rng.uniform(60, 130), rng.uniform(180, 230)
-    else:
-        low, high = rng.uniform(0, 50), rng.uniform(170, 255)
+    black, white = ((60, 130), (180, 230)) if rng.random() < _SOFT_TISSUE else ((0, 50), (170, 255))
+    low, high = rng.uniform(*black), rng.uniform(*white)
     share = np.clip((np.arange(256) - low) / (high - low), 0, 1) ** rng.uniform(0.7, 1.5)
     picture = _grey(255 * share)[picture]
     if rng.random() < 0.3:
@@ -127,13 +125,11 @@ def _cut(pixels: Grey, rng: Generator) -> Grey:
     lungs = shipped()(pixels)
     if not lungs.any() or rng.random() < 0.4:
         return pixels.copy()
+    left, top, across, down = cv2.boundingRect(lungs.astype(np.uint8))
     height, width = pixels.shape
-    rows, columns = np.flatnonzero(lungs.any(axis=1)), np.flatnonzero(lungs.any(axis=0))
-    share = rng.uniform(0, 1, 4) * rng.uniform(0.3, 1)
-    top, left = int(share[0] * rows[0]), int(share[1] * columns[0])
-    bottom = height - int(share[2] * (height - 1 - rows[-1]))
-    right = width - int(share[3] * (width - 1 - columns[-1]))
-    return np.ascontiguousarray(pixels[top:bottom, left:right])
+    around = np.array([top, left, height - top - down, width - left - across])
+    top, left, below, beside = (rng.uniform(0, 1, 4) * rng.uniform(0.3, 1) * around).astype(int)
+    return np.ascontiguousarray(pixels[top : height - below, left : width - beside])
 
 
 def _mark(picture: Grey, rng: Generator) -> None:
@@ -181,7 +177,7 @@ class Volume:
 
     def view(self, axis: int, share: float) -> Hounsfield:
         """The view from ``FRONT``, or facing left from the ``SIDE``, at a share of the depth or width, 0 to 1."""
-        return self.isotropic(self.hounsfield.take(int(share * (self.hounsfield.shape[axis] - 1)), axis))
+        return self.isotropic(np.take(self.hounsfield, int(share * (self.hounsfield.shape[axis] - 1)), axis))
 
     def isotropic(self, view: NDArray[np.float32]) -> NDArray[np.float32]:
         """A view, one row for each plane, stretched until its pixels are square."""

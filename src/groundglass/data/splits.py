@@ -30,7 +30,6 @@ _SPECIFICATIONS = (
     "official, random[:SEED], random:FOLD/FOLDS[:SEED], patients:FOLD/FOLDS[:SEED], leave-source-out:NAME[+NAME...], "
     "official-source-cv:FOLD/FOLDS[:SEED]"
 )
-_KINDS = ("official", "random", "patients", "leave-source-out", "official-source-cv")
 _VALIDATING = 10  # of sources without a split, one patient in so many
 _VAL_FOLDS = 5  # one fold in five of what is left after the test part is the val part
 _RANDOM_FOLDS, _RANDOM_VAL_FOLDS = 5, 8  # slices split at random: 70 % train, 10 % val, 20 % test
@@ -78,15 +77,16 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
             several parts and ``allow_overlap`` does not accept that.
     """
     kind, _, argument = spec.partition(":")
-    if kind not in _KINDS:
+    folds = dict.fromkeys(("random", "patients", "official-source-cv"), _folds)
+    makers = {"official": _official, "leave-source-out": _leave_source_out, **folds}
+    if kind not in makers:
         raise DataError(f"split {spec!r} is unknown; choose one of: {_SPECIFICATIONS}")
     if count := sum(record.label is None for record in manifest):
         raise DataError(f"{manifest}: {count} of {len(manifest)} slices have no label, so it cannot be split")
     if kind == "official-source-cv" and not any(record.split for record in manifest):
         instead = "official, patients:FOLD/FOLDS, leave-source-out:NAME or random"
         raise DataError(f"{manifest}: has no split of its own, which {kind} needs; take {instead}")
-    makers = {"official": _official, "leave-source-out": _leave_source_out}
-    found = makers.get(kind, _folds)(manifest, kind, argument, seed)
+    found = makers[kind](manifest, kind, argument, seed)
     parts = {name: tuple(sorted(found[name])) for name in PARTS if name in found}
     for name in ("train", "val"):
         present = {manifest.records[index].label for index in parts.get(name, ())}
@@ -179,7 +179,19 @@ def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
     """The splits by folds: of everything by slice or patient, of official train and val parts by publication."""
     if kind == "random" and re.fullmatch(r"\d{0,9}", argument):
         argument = f"1/{_RANDOM_FOLDS}:{argument or seed}"
-    fold = _parse_fold(manifest, kind, argument, seed)
+    match = re.fullmatch(r"(\d+)/(\d+)(?::(\d{1,9}))?", argument)
+    if match is None or int(match[2]) < 2 or not 1 <= int(match[1]) <= int(match[2]):
+        raise DataError(
+            f"split {kind}:{argument} is not {kind}:FOLD/FOLDS, such as {kind}:1/5 to {kind}:5/5, or "
+            f"{kind}:FOLD/FOLDS:SEED"
+        )
+    # With every patient unknown, a split by patient would quietly be one by image.
+    if kind != "random" and not any(record.patient_known for record in manifest):
+        raise DataError(
+            f"{manifest}: names no patients, so {kind} is impossible; put each patient's files in a "
+            "folder of their own or give patient_id in a manifest CSV"
+        )
+    fold = int(match[1]), int(match[2]), int(match[3] or seed)
     if kind == "random":
         return _three_parts(manifest, fold, _RANDOM_VAL_FOLDS, ("slices", None))
     if kind == "patients":
@@ -225,19 +237,3 @@ def _grouped_fold(
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     others, held = list(splitter.split(labels, labels, groups))[number - 1]
     return tuple(ordered[i] for i in others), tuple(ordered[i] for i in held)
-
-
-def _parse_fold(manifest: Manifest, kind: str, argument: str, seed: int) -> _Fold:
-    match = re.fullmatch(r"(\d+)/(\d+)(?::(\d{1,9}))?", argument)
-    if match is None or int(match[2]) < 2 or not 1 <= int(match[1]) <= int(match[2]):
-        raise DataError(
-            f"split {kind}:{argument} is not {kind}:FOLD/FOLDS, such as {kind}:1/5 to {kind}:5/5, or "
-            f"{kind}:FOLD/FOLDS:SEED"
-        )
-    # With every patient unknown, a split by patient would quietly be one by image.
-    if kind != "random" and not any(record.patient_known for record in manifest):
-        raise DataError(
-            f"{manifest}: names no patients, so {kind} is impossible; put each patient's files in a "
-            "folder of their own or give patient_id in a manifest CSV"
-        )
-    return int(match[1]), int(match[2]), seed if match[3] is None else int(match[3])
