@@ -212,9 +212,14 @@ def _compare(
     def compare(candidate: tuple[int, int]) -> Pair | None:
         one, other = (traces[index] for index in candidate)
         try:
-            correlation = _registered(picture(one.record), picture(other.record), one, other)
+            pictures = picture(one.record), picture(other.record)
         except ImageError:  # gone since it was read first
             return None
+        correlation = 0.0
+        for start in _starts(one, other):
+            correlation = max(correlation, _refined(*pictures, (one.box, other.box), start))
+            if correlation >= COPY_CORRELATION:
+                break
         if correlation < LOOKALIKE_CORRELATION:
             return None
         kind: Kind = "copy" if correlation >= COPY_CORRELATION else "lookalike"
@@ -324,16 +329,6 @@ def _code_features(traces: Sequence[Trace]) -> sparse.csr_matrix:
         return sparse.csr_matrix(words.fit_transform([one.codes for one in traces]))
     except ValueError:  # no slice has a code, or all have the same
         return sparse.csr_matrix(np.zeros((len(traces), 1), np.float32))
-
-
-def _registered(first: Grey, second: Grey, one: Trace, other: Trace) -> float:
-    """How far two shrunk pictures agree once they are registered."""
-    correlation = 0.0
-    for start in _starts(one, other):
-        correlation = max(correlation, _refined(first, second, (one.box, other.box), start))
-        if correlation >= COPY_CORRELATION:
-            break
-    return correlation
 
 
 def _starts(one: Trace, other: Trace) -> Iterator[Affine]:
