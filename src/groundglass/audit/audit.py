@@ -10,7 +10,7 @@ from functools import cached_property
 from groundglass.audit.duplicates import Pair, Progress, Trace, find_pairs, read_all, take_trace
 from groundglass.audit.shortcuts import ShortcutBaselines, ShortcutFeatures, measure_shortcuts, shortcut_features
 from groundglass.data.manifest import PARTS, Manifest, Record
-from groundglass.data.splits import LARGEST_PUBLICATION, Crossings, Split, in_several_parts
+from groundglass.data.splits import Crossings, Split, in_several_parts
 from groundglass.errors import DataError, ImageError
 from groundglass.evaluation.part import one_label
 from groundglass.files import counted, name_some, printable
@@ -18,6 +18,8 @@ from groundglass.imaging.slice import CTSlice
 
 # From this AUC on a shortcut is warned of.
 _SHORTCUT_AUC = 0.7
+# A source with more than this share of the slices is a collection of many hospitals, not one publication.
+_LARGEST_PUBLICATION = 0.10
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Audit:
     @cached_property
     def crossings(self) -> dict[str, Crossings]:
         """Known patients and sources in several parts, but for sources so large that they may be of many hospitals."""
-        sizes, most = Counter(one.source for one in self.data), LARGEST_PUBLICATION * len(self.data)
+        sizes, most = Counter(one.source for one in self.data), _LARGEST_PUBLICATION * len(self.data)
         patients = ((each.patient_id, each.split) for each in self.data if each.patient_known)
         sources = ((each.source, each.split) for each in self.data if sizes[each.source] <= most)
         return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -15,20 +15,14 @@ from groundglass.data.manifest import PARTS, Label, Manifest, Record, say
 from groundglass.errors import DataError
 from groundglass.files import counted, name_some
 
-LARGEST_PUBLICATION = 0.10
-"""A source with more than this share of the slices is a collection of many hospitals, not one publication."""
-
 Crossings = dict[str, dict[str, int]]
 """By name of a patient or source how many slices it has in each part."""
 
 Parts = dict[str, tuple[int, ...]]
 _Fold = tuple[int, int, int]  # number (from 1), of so many, seed
-_Groups = tuple[str, Callable[[Record], str] | None]  # what stays together, in words and by its name; None: nothing
-_PATIENTS: _Groups = ("patients", lambda record: record.patient_id)
 
 _SPECIFICATIONS = (
-    "official, random[:SEED], random:FOLD/FOLDS[:SEED], patients:FOLD/FOLDS[:SEED], leave-source-out:NAME[+NAME...], "
-    "official-source-cv:FOLD/FOLDS[:SEED]"
+    "official, random[:SEED], random:FOLD/FOLDS[:SEED], patients:FOLD/FOLDS[:SEED], leave-source-out:NAME[+NAME...]"
 )
 _VALIDATING = 10  # of sources without a split, one patient in so many
 _VAL_FOLDS = 5  # one fold in five of what is left after the test part is the val part
@@ -65,9 +59,6 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
     - ``leave-source-out:NAME[+NAME...]``: all slices of these sources (``*`` as wildcard) are the test part, which may
       hold one class only; a fifth of the remaining patients the val part; where the data have a split of their own,
       the remaining slices keep it, but for its test part, which is left out.
-    - ``official-source-cv:FOLD/FOLDS``: stratified k-fold over the patients of the official train and val parts: fold
-      FOLD is the val part, the others the train part; there is no test part. All slices of one publication, which
-      share window, scanner and layout, are in one fold, as hardly any of the official test part is in training.
 
     ``random:SEED``, and folds that end in ``:SEED``, are the same for every ``seed``, so that trainings of
     several seeds are evaluated on the same slices.
@@ -77,15 +68,11 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
             several parts and ``allow_overlap`` does not accept that.
     """
     kind, _, argument = spec.partition(":")
-    folds = dict.fromkeys(("random", "patients", "official-source-cv"), _folds)
-    makers = {"official": _official, "leave-source-out": _leave_source_out, **folds}
+    makers = {"official": _official, "leave-source-out": _leave_source_out, "random": _folds, "patients": _folds}
     if kind not in makers:
         raise DataError(f"split {spec!r} is unknown; choose one of: {_SPECIFICATIONS}")
     if count := sum(record.label is None for record in manifest):
         raise DataError(f"{manifest}: {count} of {len(manifest)} slices have no label, so it cannot be split")
-    if kind == "official-source-cv" and not any(record.split for record in manifest):
-        instead = "official, patients:FOLD/FOLDS, leave-source-out:NAME or random"
-        raise DataError(f"{manifest}: has no split of its own, which {kind} needs; take {instead}")
     found = makers[kind](manifest, kind, argument, seed)
     parts = {name: tuple(sorted(found[name])) for name in PARTS if name in found}
     for name in ("train", "val"):
@@ -176,7 +163,7 @@ def _leave_source_out(manifest: Manifest, kind: str, argument: str, seed: int) -
 
 
 def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
-    """The splits by folds: of everything by slice or patient, of official train and val parts by publication."""
+    """The splits by folds of all slices or patients."""
     if kind == "random" and re.fullmatch(r"\d{0,9}", argument):
         argument = f"1/{_RANDOM_FOLDS}:{argument or seed}"
     match = re.fullmatch(r"(\d+)/(\d+)(?::(\d{1,9}))?", argument)
@@ -186,54 +173,43 @@ def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
             f"{kind}:FOLD/FOLDS:SEED"
         )
     # With every patient unknown, a split by patient would quietly be one by image.
-    if kind != "random" and not any(record.patient_known for record in manifest):
+    if kind == "patients" and not any(record.patient_known for record in manifest):
         raise DataError(
             f"{manifest}: names no patients, so {kind} is impossible; put each patient's files in a "
             "folder of their own or give patient_id in a manifest CSV"
         )
     fold = int(match[1]), int(match[2]), int(match[3] or seed)
-    if kind == "random":
-        return _three_parts(manifest, fold, _RANDOM_VAL_FOLDS, ("slices", None))
-    if kind == "patients":
-        return _three_parts(manifest, fold, _VAL_FOLDS)
-    indices = [index for index, record in enumerate(manifest) if record.split in {"train", "val"}]
-    sizes = Counter(manifest.records[index].source for index in indices)
-
-    def publication(record: Record) -> str:
-        small = sizes[record.source] <= LARGEST_PUBLICATION * len(indices)
-        return f"source:{record.source}" if small else record.patient_id
-
-    train, val = _grouped_fold(manifest, indices, fold, ("patients and publications", publication))
-    return {"train": train, "val": val}
+    return _three_parts(manifest, fold, _RANDOM_VAL_FOLDS if kind == "random" else _VAL_FOLDS, kind == "patients")
 
 
-def _three_parts(manifest: Manifest, fold: _Fold, val_folds: int, grouping: _Groups = _PATIENTS) -> Parts:
+def _three_parts(manifest: Manifest, fold: _Fold, val_folds: int, by_patient: bool = True) -> Parts:
     """A fold of everything tests, the first of ``val_folds`` of the rest validates."""
-    rest, test = _grouped_fold(manifest, range(len(manifest)), fold, grouping)
-    train, val = _grouped_fold(manifest, rest, (1, val_folds, fold[2]), grouping)
+    rest, test = _grouped_fold(manifest, range(len(manifest)), fold, by_patient)
+    train, val = _grouped_fold(manifest, rest, (1, val_folds, fold[2]), by_patient)
     return {"train": train, "val": val, "test": test}
 
 
 def _grouped_fold(
-    manifest: Manifest, indices: Iterable[int], fold: _Fold, grouping: _Groups = _PATIENTS
+    manifest: Manifest, indices: Iterable[int], fold: _Fold, by_patient: bool = True
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The other folds and this one of a label-stratified k-fold over groups."""
+    """The other folds and this one of a label-stratified k-fold over patients or slices."""
     from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415 - slow to import
 
     def place(index: int) -> tuple[str, str, str]:
         record = manifest.records[index]
         return record.path.name.rpartition("!")[2], record.patient_id, str(record.path)
 
-    (number, folds, seed), (words, group) = fold, grouping
+    number, folds, seed = fold
     # An order that depends on neither where the files lie nor how they were listed.
     ordered = sorted(indices, key=place)
     chosen = [manifest.records[index] for index in ordered]
-    groups = np.array([group(record) if group else str(place) for place, record in enumerate(chosen)])
+    groups = np.array([record.patient_id if by_patient else str(place) for place, record in enumerate(chosen)])
     labels = np.array([record.label is Label.COVID for record in chosen], dtype=np.int64)
     for label in Label:
         count = len({*groups[labels == (label is Label.COVID)]})
         if count < folds:
-            raise DataError(f"{manifest}: {count} {label.value} {words} are too few for {folds} folds")
+            what = "patients" if by_patient else "slices"
+            raise DataError(f"{manifest}: {count} {label.value} {what} are too few for {folds} folds")
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     others, held = list(splitter.split(labels, labels, groups))[number - 1]
     return tuple(ordered[i] for i in others), tuple(ordered[i] for i in held)
