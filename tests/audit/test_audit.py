@@ -58,12 +58,13 @@ def audited(spoilt: Manifest) -> Audit:
 
 
 def test_everything_that_was_hidden_is_found(audited: Audit) -> None:
-    twins, again = audited.copies
+    twins, again = audited.kinds["copies"]
     assert twins.second.path.name == "twin <b>.png"
     assert (again.second.path.name, again.across_parts, again.across_labels) == ("again.jpg", False, False)
-    assert audited.leaks == audited.conflicts == audited.counted_twice == (twins,)
-    assert [sum(crossing.parts.values()) for crossing in audited.patients] == [2]
-    assert [crossing.name for crossing in audited.sources] == ["paper"]
+    for kind in ("copies_across_parts", "label_conflicts", "copies_of_different_patients"):
+        assert audited.kinds[kind] == [twins]
+    assert [sum(parts.values()) for parts in audited.crossings["patients_in_several_parts"].values()] == [2]
+    assert list(audited.crossings["sources_in_several_parts"]) == ["paper"]
     assert [line.partition(":")[0].rpartition("/")[2] for line in audited.unreadable] == ["broken.png"]
     assert len(audited.warnings()) >= 5
     assert found(audited, CONDITIONS) == ["leakage: 2", "duplicates: 2", "conflicts: 1", "unreadable: 1"]
@@ -92,17 +93,20 @@ def test_a_clean_data_set_has_nothing(clean: Manifest) -> None:
     clear = audit(clean, shortcuts=False)
     assert (clear.pairs, clear.warnings(), found(clear, CONDITIONS)) == ((), (), [])
     hospitals = [replace(one, source="Bern" if one.label is Label.COVID else "Rome") for one in clean]
-    apart = replace(clear, records=(*hospitals, replace(hospitals[0], source="Rome")))
-    assert apart.warnings() == ("1 source whose slices all have one label, which it gives away: Bern (COVID).",)
+    apart = replace(clean, records=(*hospitals, replace(hospitals[0], source="Rome")))
+    assert replace(clear, data=apart).warnings() == (
+        "1 source whose slices all have one label, which it gives away: Bern (COVID).",
+    )
 
 
 def test_without_labels_copies_are_found_and_another_split_has_parts_of_its_own(spoilt: Manifest) -> None:
     result = audit(replace(spoilt, records=tuple(replace(one, label=None, split=None) for one in spoilt)))
-    assert (len(result.copies), result.conflicts, result.parts) == (2, (), {})
+    assert (len(result.kinds["copies"]), result.kinds["label_conflicts"], result.parts) == (2, [], {})
     json.dumps(document(result), allow_nan=False)
     result = audit(spoilt, Split("once", {"train": tuple(range(len(spoilt) - 1))}), shortcuts=False)
-    assert (result.split, result.leaks, result.patients, result.unreadable) == ("once", (), (), ())
-    assert len(result.records) == len(spoilt) - 1
+    leaks, patients = result.kinds["copies_across_parts"], result.crossings["patients_in_several_parts"]
+    assert (result.split, leaks, patients, result.unreadable) == ("once", [], {}, ())
+    assert len(result.data) == len(spoilt) - 1
     with pytest.raises(DataError, match="none of its 1 slices can be read"):
         audit(replace(spoilt, records=spoilt.records[-1:]))
 
@@ -117,7 +121,7 @@ def test_pairs_recorded_of_covid_ct_are_found_and_how_well_its_file_formats_pred
     assert (now, len(now)) == (before, 20)
     for key in ("summary", "sources_in_several_parts"):
         assert document(result)[key] == recorded[key]
-    assert all(pair.correlation > 0.95 for pair in result.copies)
+    assert all(pair.correlation > 0.95 for pair in result.kinds["copies"])
     formats, _, grey, surroundings = result.shortcuts.baselines
     assert (formats.tested.slices, formats.tested.accuracy.value) == (203, pytest.approx(0.793, abs=0.0005))
     for baseline, least in ((formats, 0.85), (grey, 0.7), (surroundings, 0.7)):

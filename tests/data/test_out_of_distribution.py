@@ -47,12 +47,12 @@ def abdomen(rng: Generator) -> Grey:
     return windowed(scan_abdomen(patient, Scanner.draw(patient, rng), rng.uniform(0.05, 0.9)), rng, LUNG, SOFT, WIDE)
 
 
-def reformat(plane: Callable[[Volume, float], NDArray[np.float32]]) -> Callable[[Volume, Generator], Grey]:
-    return lambda volume, rng: windowed(plane(volume, rng.uniform(0.25, 0.75)), rng, LUNG, SOFT, WIDE)
+def reformat(axis: int) -> Callable[[Volume, Generator], Grey]:
+    return lambda volume, rng: windowed(volume.view(axis, rng.uniform(0.25, 0.75)), rng, LUNG, SOFT, WIDE)
 
 
 def x_ray(axis: int) -> Callable[[Volume, Generator], Grey]:
-    """Rays through the patient, from the front (axis 1) or the side: bone white, air black."""
+    """Rays through the patient, from the front or the side: bone white, air black."""
 
     def draw(volume: Volume, rng: Generator) -> Grey:
         density = np.clip(1 + volume.hounsfield / 1000, 0, None)
@@ -142,10 +142,10 @@ KINDS: dict[str, Callable[[Generator], Grey]] = {
     "head": lambda rng: windowed(drawn.scan_head(rng), rng, LUNG, BRAIN, SOFT),
 }
 VIEWS: dict[str, Callable[[Volume, Generator], Grey]] = {
-    "frontal X-ray": x_ray(1),
-    "lateral X-ray": x_ray(2),
-    "coronal reformat": reformat(Volume.coronal),
-    "sagittal reformat": reformat(Volume.sagittal),
+    "frontal X-ray": x_ray(drawn.FRONT),
+    "lateral X-ray": x_ray(drawn.SIDE),
+    "coronal reformat": reformat(drawn.FRONT),
+    "sagittal reformat": reformat(drawn.SIDE),
 }
 
 
@@ -156,7 +156,7 @@ def generated() -> Iterator[tuple[str, str, Grey]]:
     for index in range(20):
         yield from ((kind, f"{index:03d}", draw(state(kind))) for kind, draw in KINDS.items())
         rng = state("volume")
-        volume = drawn.scan_volume(rng, severity=severity(rng))
+        volume = drawn.scan_volume(rng, 256, severity(rng))
         yield from ((kind, f"{index:03d}", view(volume, rng)) for kind, view in VIEWS.items())
 
 

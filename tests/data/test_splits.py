@@ -9,7 +9,7 @@ import pytest
 
 from groundglass.data.covid_ct import load_covid_ct
 from groundglass.data.manifest import Label, Manifest, Record, say
-from groundglass.data.splits import Split, make_split, patients_in_several_parts
+from groundglass.data.splits import Split, in_several_parts, make_split
 from groundglass.errors import DataError
 
 
@@ -48,6 +48,11 @@ def members(manifest: Manifest, split: Split) -> dict[str, list[Record]]:
     return {name: [manifest.records[i] for i in indices] for name, indices in split.parts.items()}
 
 
+def shared(manifest: Manifest, split: Split) -> dict[str, dict[str, int]]:
+    """Patients in several parts."""
+    return in_several_parts((each.patient_id, name) for name, part in members(manifest, split).items() for each in part)
+
+
 def counts(manifest: Manifest, split: Split) -> dict[str, tuple[int, int]]:
     labels = {name: Counter(each.label for each in part) for name, part in members(manifest, split).items()}
     return {name: (found[Label.COVID], found[Label.NON_COVID]) for name, found in labels.items()}
@@ -56,8 +61,11 @@ def counts(manifest: Manifest, split: Split) -> dict[str, tuple[int, int]]:
 def test_official_is_what_the_data_set_says(published: Manifest) -> None:
     split = make_split(published, "official")
     assert counts(published, split) == {"train": (191, 234), "val": (60, 58), "test": (98, 105)}
-    assert patients_in_several_parts(published, split.parts) == []
-    assert list(make_split(make_manifest(split="test"), "official").parts) == ["test"]
+    assert shared(published, split) == {}
+    tested = make_split(make_manifest(split="test"), "official")
+    assert list(tested.parts) == ["test"]
+    with pytest.raises(DataError, match="no part 'val', only test"):
+        tested.part("val")
 
 
 @pytest.mark.parametrize(("kind", "val", "close"), [("random", 0.1, 1), ("patients", 0.16, 12)])
@@ -68,25 +76,10 @@ def test_folds_test_all_slices_once(published: Manifest, kind: str, val: float, 
     for split in splits:
         found = counts(published, split)
         assert sum(map(sum, found.values())) == 746
-        assert bool(patients_in_several_parts(published, split.parts)) is overlap
+        assert bool(shared(published, split)) is overlap
         for label, total in enumerate((349, 397)):
             assert found["test"][label] == pytest.approx(0.2 * total, abs=close)
             assert found["val"][label] == pytest.approx(val * total, abs=close)
-
-
-def test_cross_validation_never_sees_the_test_part(published: Manifest) -> None:
-    held: list[int] = []
-    for fold in (1, 2, 3):
-        split = make_split(published, f"official-source-cv:{fold}/3")
-        train, val = (
-            {each.source for each in part if each.label is Label.COVID} for part in members(published, split).values()
-        )
-        assert train.isdisjoint(val)
-        assert patients_in_several_parts(published, split.parts) == []
-        held += split.parts["val"]
-        with pytest.raises(DataError, match="no part 'test', only train, val"):
-            split.part("test")
-    assert sorted(held) == [i for i, record in enumerate(published) if record.split in {"train", "val"}]
 
 
 def test_sources_left_out_are_only_tested(published: Manifest, pooled: Manifest) -> None:
@@ -114,13 +107,12 @@ def test_of_sources_without_a_split_a_tenth_validates(published: Manifest, poole
     assert sum(map(len, members(pooled, split).values())) == 746 + 120
 
 
-@pytest.mark.parametrize("spec", ["patients:2/4", "leave-source-out:ward-1", "random", "official-source-cv:1/4"])
+@pytest.mark.parametrize("spec", ["patients:2/4", "leave-source-out:ward-1", "random"])
 def test_a_split_follows_from_the_seed_alone_which_it_may_name(spec: str) -> None:
-    manifest = TRAINED if "cv" in spec else WARDS
-    moved = [replace(each, path=Path("/elsewhere/b.zip!deep", each.path.name)) for each in manifest]
+    moved = [replace(each, path=Path("/elsewhere/b.zip!deep", each.path.name)) for each in WARDS]
     random.Random(1).shuffle(moved)
 
-    def names(spec: str, seed: int, data: Manifest = manifest) -> dict[str, set[str]]:
+    def names(spec: str, seed: int, data: Manifest = WARDS) -> dict[str, set[str]]:
         parts = members(data, make_split(data, spec, seed, allow_overlap=True))
         return {name: {each.path.name for each in part} for name, part in parts.items()}
 
@@ -146,7 +138,6 @@ def test_a_split_follows_from_the_seed_alone_which_it_may_name(spec: str) -> Non
         (WARDS, "leave-source-out:ward-9", "no source 'ward-9'; this data has ward-0, ward-1"),
         (WARDS, "leave-source-out:*", "none is left to train on"),
         (WARDS, "leave-source-out:ward-1+ward-3", "0 COVID patients are too few"),
-        (WARDS, "official-source-cv:1/5", "which official-source-cv needs; take official, patients:FOLD"),
         (make_manifest(known=False), "patients:1/5", "names no patients"),
         (with_slice(WARDS, label=None), "official", "1 of 121 slices have no label"),
         (replace(TRAINED, records=TRAINED.records[:3]), "official", "train part would hold no COVID slice"),

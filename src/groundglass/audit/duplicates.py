@@ -42,7 +42,7 @@ Progress = Callable[[str, int, int | None], None]
 """Called with a stage (``reading``, ``comparing``, ``fitting``), steps just done, and all steps if known."""
 
 Affine = NDArray[np.float64]  # takes x and y of one picture, in pixels, to those of another; shape (3, 3)
-Box = tuple[int, int, int, int]  # left, top, right, bottom
+Box = NDArray[np.intp]  # ((left, right), (top, bottom)), shape (2, 2)
 Values = NDArray[np.float32]
 
 _Item = TypeVar("_Item")
@@ -76,7 +76,7 @@ class Trace:
     record: Record
     sha256: str  # of the file's content
     pixels_sha256: str  # of the grey pixels and their shape
-    box: Box  # the picture without uniform margins
+    box: Box = field(repr=False)  # the picture without uniform margins
     bits: NDArray[np.int8] = field(repr=False)  # (255,) of the perceptual hash: -1 and 1, 0 if blank
     codes: NDArray[np.uint16] = field(repr=False)  # (N, tables): of the patches
     points: Values = field(repr=False)  # (N, 2): x and y of the patches' centres in the picture
@@ -116,7 +116,7 @@ def take_trace(record: Record, image: CTSlice, patches: bool = True) -> Trace:
     """What is kept of a slice to find its copies; without ``patches``, crops are not found, in a fifth of the time."""
     shape = np.array(image.pixels.shape, "<i8").tobytes()
     picture = shrunk(image.pixels, _LONGEST)
-    left, top, right, bottom = box = _content(picture)
+    (left, right), (top, bottom) = box = _content(picture)
     content = picture[top:bottom, left:right]
     codes, points = _patches(content) if patches else _NO_PATCHES
     return Trace(
@@ -126,7 +126,7 @@ def take_trace(record: Record, image: CTSlice, patches: bool = True) -> Trace:
         box=box,
         bits=_perceptual_hash(content),
         codes=codes,
-        points=points + np.array([left, top], np.float32),
+        points=points + box[:, 0].astype(np.float32),
     )
 
 
@@ -175,7 +175,7 @@ def copies_of(held_out: Sequence[Record], candidates: Sequence[Record], *, threa
     proposed = _candidates(traces, held, np.arange(len(traces)) >= held)
     copies = [pair for pair in _compare(traces, proposed, threads) if pair.kind == "copy"]
     # The same files and pixels have the last word.
-    across = {(id(pair.first), id(pair.second)): pair for pair in [*copies, *reversed(_identical(traces)[0])]}
+    across = {(id(pair.first), id(pair.second)): pair for pair in [*copies, *_identical(traces)[0]]}
     return _in_order(pair for (one, other), pair in across.items() if one in ours and other not in ours)
 
 
@@ -189,14 +189,12 @@ def _in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item], th
 
 def _identical(traces: Sequence[Trace]) -> tuple[list[Pair], list[Trace]]:
     """Pairs with the same file or pixels, each slice with the first of them, and one trace of each."""
-    pairs: list[Pair] = []
-    kept = list(traces)
+    pairs, kept = list[Pair](), list(traces)
     for kind, key in zip(_KINDS[:2], ("sha256", "pixels_sha256"), strict=True):
         same: dict[str, list[Trace]] = {}
         for trace in kept:
             same.setdefault(getattr(trace, key), []).append(trace)
-        for members in same.values():
-            pairs += [Pair(members[0].record, other.record, kind) for other in members[1:]]
+        pairs += [Pair(first.record, each.record, kind) for first, *others in same.values() for each in others]
         kept = [members[0] for members in same.values()]
     return pairs, kept
 
@@ -214,9 +212,14 @@ def _compare(
     def compare(candidate: tuple[int, int]) -> Pair | None:
         one, other = (traces[index] for index in candidate)
         try:
-            correlation = _registered(picture(one.record), picture(other.record), one, other)
+            pictures = picture(one.record), picture(other.record)
         except ImageError:  # gone since it was read first
             return None
+        correlation = 0.0
+        for start in _starts(one, other):
+            correlation = max(correlation, _refined(*pictures, (one.box, other.box), start))
+            if correlation >= COPY_CORRELATION:
+                break
         if correlation < LOOKALIKE_CORRELATION:
             return None
         kind: Kind = "copy" if correlation >= COPY_CORRELATION else "lookalike"
@@ -236,16 +239,15 @@ def _content(picture: Grey) -> Box:
         """The first line that is not a margin, and the one behind the last."""
         dark, bright = np.percentile(lines, [4, 96], axis=1, method="nearest").astype(np.int16)
         found = np.flatnonzero(bright - dark > _FLAT)
-        return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, 0)
+        return (found[0], found[-1] + 1) if len(found) else (0, 0)
 
-    left, top, right, bottom = whole = (0, 0, picture.shape[1], picture.shape[0])
+    box = whole = np.array([[0, picture.shape[1]], [0, picture.shape[0]]])
     for _ in range(2):  # once the margins above and below are gone, those at the sides show better
-        inside = picture[top:bottom, left:right]
-        rows, columns = varied(inside[:, ::3]), varied(inside[::3].T)
-        if np.ptp(rows) < _LEAST_CONTENT * whole[3] or np.ptp(columns) < _LEAST_CONTENT * whole[2]:
+        inside = picture[slice(*box[1]), slice(*box[0])]
+        box = box[:, :1] + [varied(inside[::3].T), varied(inside[:, ::3])]
+        if (np.ptp(box, axis=1) < _LEAST_CONTENT * whole[:, 1]).any():
             return whole
-        left, right, top, bottom = left + columns[0], left + columns[1], top + rows[0], top + rows[1]
-    return left, top, right, bottom
+    return box
 
 
 def _perceptual_hash(content: Grey) -> NDArray[np.int8]:
@@ -329,25 +331,15 @@ def _code_features(traces: Sequence[Trace]) -> sparse.csr_matrix:
         return sparse.csr_matrix(np.zeros((len(traces), 1), np.float32))
 
 
-def _registered(first: Grey, second: Grey, one: Trace, other: Trace) -> float:
-    """How far two shrunk pictures agree once they are registered."""
-    correlation = 0.0
-    for start in _starts(one, other):
-        correlation = max(correlation, _refined(first, second, (one.box, other.box), start))
-        if correlation >= COPY_CORRELATION:
-            break
-    return correlation
-
-
 def _starts(one: Trace, other: Trace) -> Iterator[Affine]:
     """Where the second picture has the first one's patches, and what brings one content onto the other."""
-    (left, top, right, bottom), (left2, top2, right2, bottom2) = one.box, other.box
+    side, other_side = np.ptp(one.box, axis=1), np.ptp(other.box, axis=1)
     shared = (one.codes[:, None] == other.codes[None]).sum(axis=2)
     here, there = np.nonzero(shared)
     best = np.argsort(-shared[here, there], kind="stable")[:_MOST_MATCHES]
     here, there = here[best], there[best]
     if len(here) >= _LEAST_PATCHES:
-        tolerance = _TOLERANCE * max(right2 - left2, bottom2 - top2)
+        tolerance = _TOLERANCE * float(other_side.max())
         affine, agree = cv2.estimateAffine2D(
             one.points[here], other.points[there], method=cv2.RANSAC, ransacReprojThreshold=tolerance
         )
@@ -356,8 +348,9 @@ def _starts(one: Trace, other: Trace) -> Iterator[Affine]:
         if affine is not None and fewest >= _LEAST_PATCHES and _plausible(affine):
             yield np.vstack([affine, [0, 0, 1]])
     if np.mean(one.bits * other.bits) >= _HASH_LIKENESS:
-        across, down = (right2 - left2) / (right - left), (bottom2 - top2) / (bottom - top)
-        yield np.array([[across, 0, left2 - across * left], [0, down, top2 - down * top], [0, 0, 1]])
+        affine = np.diag([*other_side / side, 1.0])
+        affine[:2, 2] = other.box[:, 0] - other_side / side * one.box[:, 0]
+        yield affine
 
 
 def _plausible(affine: Affine) -> bool:
@@ -391,8 +384,7 @@ def _view(
     Returns both views, and what takes their pixels to those of the second picture; None where the contents hardly
     overlap.
     """
-    corners = affine @ [boxes[0][::2], boxes[0][1::2], (1, 1)]
-    placed, content = np.sort(corners[:2], axis=1), np.array([boxes[1][::2], boxes[1][1::2]], np.float64)
+    placed, content = np.sort((affine @ [*boxes[0], (1, 1)])[:2], axis=1), boxes[1]
     start = np.maximum(placed[:, 0], content[:, 0])
     extent = (np.minimum(placed[:, 1], content[:, 1]) - start).clip(0)
     smaller = min(float(np.prod(np.ptp(box, axis=1))) for box in (placed, content))

@@ -12,10 +12,11 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from groundglass.audit.audit import Audit, Crossing
+from groundglass.audit.audit import Audit
 from groundglass.audit.duplicates import Pair
-from groundglass.audit.shortcuts import Performance, ShortcutBaselines
+from groundglass.audit.shortcuts import ShortcutBaselines
 from groundglass.data.manifest import PARTS, Label, Record, read_pixels
+from groundglass.data.splits import Crossings
 from groundglass.errors import ImageError
 from groundglass.evaluation.metrics import versions
 from groundglass.files import counted, one_line, printable, write_json, write_text
@@ -48,23 +49,15 @@ def document(audited: Audit) -> dict[str, Any]:
     return {
         "format": 4,
         "data": {
-            "name": printable(audited.name),
-            "root": printable(audited.root),
+            "name": printable(audited.data.name),
+            "root": printable(audited.data.root),
             "split": audited.split,
-            "slices": len(audited.records),
+            "slices": len(audited.data),
             "parts": audited.parts,
             "unreadable": list(audited.unreadable),
         },
         "warnings": list(audited.warnings()),
-        "summary": {
-            "copies": len(audited.copies),
-            "copies_across_parts": len(audited.leaks),
-            "label_conflicts": len(audited.conflicts),
-            "copies_of_different_patients": len(audited.counted_twice),
-            "lookalikes": len(audited.lookalikes),
-            "patients_in_several_parts": len(audited.patients),
-            "sources_in_several_parts": len(audited.sources),
-        },
+        "summary": {name: len(found) for name, found in {**audited.kinds, **audited.crossings}.items()},
         "pairs": [
             {
                 "kind": pair.kind,
@@ -77,8 +70,10 @@ def document(audited: Audit) -> dict[str, Any]:
             }
             for pair in audited.pairs
         ],
-        "patients_in_several_parts": [asdict(crossing) for crossing in audited.patients],
-        "sources_in_several_parts": [asdict(crossing) for crossing in audited.sources],
+        **{
+            name: [{"name": each, "parts": parts} for each, parts in found.items()]
+            for name, found in audited.crossings.items()
+        },
         "shortcuts": None if audited.shortcuts is None else asdict(audited.shortcuts),
         "versions": versions(),
     }
@@ -113,8 +108,8 @@ def _page(audited: Audit, command: str) -> str:
     parts = ", ".join(f"{part} {sum(labels.values())}" for part, labels in audited.parts.items())
     pairs, *others = _sections(audited) if audited.pairs else (None, *_sections(audited))
     report = {
-        "title": f"Audit of {printable(audited.name)}",
-        "subtitle": f"{counted(len(audited.records), 'slice')} ({parts or 'in no parts'})",
+        "title": f"Audit of {printable(audited.data.name)}",
+        "subtitle": f"{counted(len(audited.data), 'slice')} ({parts or 'in no parts'})",
         "warnings": audited.warnings(),
     }
     pictured = [_pictured(audited, pair) for pair in audited.pairs[:_PAIRS_PICTURED]]
@@ -124,18 +119,20 @@ def _page(audited: Audit, command: str) -> str:
 
 def _sections(audited: Audit) -> list[Section]:
     """What was found as tables; those without rows are left out."""
+    copies, leaks, conflicts, _, lookalikes = map(len, audited.kinds.values())
     words = (
-        f"{counted(len(audited.copies), 'pair')} of copies, {len(audited.leaks)} across parts, "
-        f"{len(audited.conflicts)} with opposite labels; {counted(len(audited.lookalikes), 'pair')} of "
-        "lookalikes. Correlation of fine structure, once one slice is registered to the other."
+        f"{counted(copies, 'pair')} of copies, {leaks} across parts, {conflicts} with opposite labels; "
+        f"{counted(lookalikes, 'pair')} of lookalikes. Correlation of fine structure, once one slice is registered to "
+        "the other."
     )
     columns = ("what", "correlation", "slices", "concern")
+    patients, sources = audited.crossings.values()
     crossing = "Slices of one source share window, scanner and layout."
     unreadable = [(line,) for line in audited.unreadable]
     sections = [
         Section("Slices that show the same", words, columns, [_pair_row(audited, pair) for pair in audited.pairs]),
-        _crossings("Patients in several parts", "Slices of a patient are alike.", audited.patients),
-        _crossings("Sources in several parts", crossing, audited.sources),
+        _crossings("Patients in several parts", "Slices of a patient are alike.", patients),
+        _crossings("Sources in several parts", crossing, sources),
         *(_shortcuts(audited.shortcuts) if audited.shortcuts else ()),
         Section("Cannot be read", "Left out of all but the counts.", ("slice",), unreadable),
     ]
@@ -153,8 +150,8 @@ def _pair_row(audited: Audit, pair: Pair) -> tuple[str, ...]:
     return kind, f"{pair.correlation:.3f}", "\n".join(sides), "\n".join(concern)
 
 
-def _crossings(title: str, words: str, crossings: Sequence[Crossing]) -> Section:
-    rows = [(each.name, *(str(each.parts.get(part, 0)) for part in PARTS)) for each in crossings]
+def _crossings(title: str, words: str, crossings: Crossings) -> Section:
+    rows = [(name, *(str(parts.get(part, 0)) for part in PARTS)) for name, parts in crossings.items()]
     return Section(title, words, ("", *PARTS), rows)
 
 
@@ -172,12 +169,11 @@ def _shortcuts(measured: ShortcutBaselines) -> Iterator[Section]:
         f"{measured.folds} folds of patients; tested: fitted on the train part, evaluated on the test part."
     )
     columns = ("seen", "AUC, cross-validated", "accuracy", "AUC, tested", "accuracy")
-    shown = [(one.title, *_figures(one.cross_validated), *_figures(one.tested)) for one in measured.baselines]
+    shown = []
+    for one in measured.baselines:
+        tested = ("–", "–") if one.tested is None else (str(one.tested.auc), str(one.tested.accuracy))
+        shown.append((one.title, str(one.cross_validated.auc), str(one.cross_validated.accuracy), *tested))
     yield Section(title, words, columns, shown)
-
-
-def _figures(measured: Performance | None) -> tuple[str, str]:
-    return ("–", "–") if measured is None else (str(measured.auc), str(measured.accuracy))
 
 
 def _pictured(audited: Audit, pair: Pair) -> dict[str, Any]:

@@ -8,6 +8,7 @@ for COVID-19 using chest radiographs and CT scans, Nature Machine Intelligence 3
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -105,10 +106,9 @@ def measure_shortcuts(
     Equal seeds (of folds, trees and resamples) give equal figures.
     """
     labelled = [each for each in slices if each[0].label is not None]
-    kinds = sorted({one.file_format for _, one in labelled})
-    formats = {kind: {label.value: 0 for label in Label} for kind in kinds}
-    for record, one in labelled:
-        formats[one.file_format][record.label_name] += 1
+    counts = Counter((one.file_format, record.label) for record, one in labelled)
+    kinds = sorted({kind for kind, _ in counts})
+    formats = {kind: {label.value: counts[kind, label] for label in Label} for kind in kinds}
     label = np.array([record.label is Label.COVID for record, _ in labelled], np.int8)
     patient = np.array([record.patient_id for record, _ in labelled], np.str_)
     part = np.array([record.split or "" for record, _ in labelled], np.str_)
@@ -137,28 +137,28 @@ class _Data:
 
     def baseline(self, name: str, title: str, values: Values) -> Baseline:
         """Each slice predicted by a model that has seen no slice of its patient; and train to test part."""
-        # Categories for the one; numbers, whose effect need not be monotone, for the others.
-        model: Any = LogisticRegression(max_iter=2000, random_state=self.seed)
-        if name != "file_format":
-            model = RandomForestClassifier(_TREES, min_samples_leaf=_LEAST_LEAF, random_state=self.seed)
         probability = np.zeros(len(self.label))
         splitter = StratifiedGroupKFold(self.folds, shuffle=True, random_state=self.seed)
         for fitted, held in splitter.split(values, self.label, self.patient):
-            probability[held] = self._predict(model, values, fitted, held)
+            probability[held] = self._predict(name, values, fitted, held)
         cross_validated, tested = self._performance(np.arange(len(self.label)), probability), None
         fitted, held = (np.flatnonzero(self.part == part) for part in ("train", "test"))
         if min(len(np.unique(self.label[part])) for part in (fitted, held)) == 2:
-            tested = self._performance(held, self._predict(model, values, fitted, held))
+            tested = self._performance(held, self._predict(name, values, fitted, held))
         return Baseline(name, title, cross_validated, tested)
 
     def _predict(
-        self, model: Any, values: Values, fitted: NDArray[np.intp], held: NDArray[np.intp]
+        self, name: str, values: Values, fitted: NDArray[np.intp], held: NDArray[np.intp]
     ) -> NDArray[np.float64]:
-        label = self.label[fitted]
+        label, most = self.label[fitted], min(_SLICES_PER_TREE, len(fitted))
         if len(np.unique(label)) < 2:  # a fold that left one label only
             return np.full(len(held), float(label.mean()))
-        if isinstance(model, RandomForestClassifier):
-            model.set_params(max_samples=_SLICES_PER_TREE if len(fitted) > _SLICES_PER_TREE else None)
+        # Categories for the one; numbers, whose effect need not be monotone, for the others.
+        model: Any = LogisticRegression(max_iter=2000, random_state=self.seed)
+        if name != "file_format":
+            model = RandomForestClassifier(
+                _TREES, min_samples_leaf=_LEAST_LEAF, max_samples=most, random_state=self.seed
+            )
         return np.asarray(model.fit(values[fitted], label).predict_proba(values[held])[:, 1], np.float64)
 
     def _performance(self, held: NDArray[np.intp], probability: NDArray[np.float64]) -> Performance:

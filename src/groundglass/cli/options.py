@@ -23,8 +23,7 @@ Lungs = Annotated[Path | None, Option(help="Model of the lung fields, .onnx; def
 Split = Annotated[
     str,
     Option(
-        help="official, random, patients:FOLD/FOLDS, "
-        "official-source-cv:FOLD/FOLDS or leave-source-out:NAME; :SEED at the end of folds fixes them."
+        help="official, random, patients:FOLD/FOLDS or leave-source-out:NAME; :SEED at the end of folds fixes them."
     ),
 ]
 Seed = Annotated[int, Option(min=0, help="Of everything random.")]

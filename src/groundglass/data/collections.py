@@ -7,9 +7,9 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import compress, count, groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,27 +33,21 @@ _PICTURE = r"[^/]+\.(?:png|jpe?g)$"
 
 Mask = NDArray[np.bool_]
 _Outlines = dict[str, list[NDArray[np.int32]]]
+_Scans = Iterator[Iterable[Record]]  # the slices of one after the other; one that cannot be read is left out
 _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A slice to be written with its masks, or without pixels a picture that stays where it is."""
-
-    record: Record
-    pixels: Grey | None = None
-    lungs: Mask | None = None
-    lesions: Mask | None = None
-
-
-@dataclass(frozen=True)
 class _Tree:
-    """All files of a collection, absolute and in natural order, and how its slices are taken."""
+    """All files of a collection, absolute and in natural order, and the folder that its slices are written to."""
 
     name: str
     root: Path
     files: tuple[Path, ...]
     report: OnError
+    made: Path  # that folder, until it is complete
+    folder: Path  # and then
+    numbers: Iterator[int] = field(default_factory=count)  # of the slices written
 
     def matching(self, pattern: str) -> Iterator[tuple[Path, re.Match[str]]]:
         """The files whose path ends in what a regular expression says, whatever its case."""
@@ -71,15 +65,18 @@ class _Tree:
             files = list(group)
             yield files[0][1], [path for path, _ in files]
 
-    def record(self, path: Path, label: Label, patient: str = "", grade: str = "") -> Record:
-        """What the collection says of the slices of a file or folder."""
+    def record(self, path: Path, label: Label, patient: str = "", grade: str = "", split: str | None = None) -> Record:
+        """What the collection says of a picture, or of the slices of a file or folder."""
         patient = patient or unknown_patient(path.relative_to(self.root).as_posix())
-        return Record(path, label, patient, self.name, split=None, grade=grade)
+        return Record(path, label, patient, self.name, split, grade=grade)
 
-    def thinned(self, slices: Sequence[_Item]) -> list[_Item]:
-        """At most `_MOST` slices, evenly."""
-        step = -(-len(slices) // _MOST) or 1
-        return list(slices[min(step, len(slices)) // 2 :: step])
+    def written(self, record: Record, pixels: Grey, lungs: Mask | None = None, lesions: Mask | None = None) -> Record:
+        """The record of one of these slices, which is written with its masks."""
+        name, given = f"{next(self.numbers):06d}", {"lungs": lungs, "lesions": lesions}
+        Image.fromarray(pixels).save(self.made / f"{name}.png")
+        masks = (write_mask(mask, self.made / f"{name}-{what}.png") for what, mask in given.items())
+        lung_mask, lesion_mask = (mask and self.folder / mask.name for mask in masks)
+        return replace(record, path=self.folder / f"{name}.png", lung_mask=lung_mask, lesion_mask=lesion_mask)
 
 
 def import_collection(
@@ -109,19 +106,22 @@ def import_collection(
     if present := [str(target) for target in (output, folder) if target.exists()]:
         raise DataError(f"{present[0]}: exists already; remove it, or name another manifest")
     files = tuple(file.path for file in files_below(path.absolute()))
-    tree = _Tree(name, path.absolute(), files, on_error)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=output.parent) as temporary:
-        made = Path(temporary) / folder.name
-        made.mkdir()
+        tree = _Tree(name, path.absolute(), files, on_error, Path(temporary, folder.name), folder)
+        tree.made.mkdir()
         records: list[Record] = []
-        for found in adapter(tree):
-            records.append(_placed(found, f"{len(records):06d}", made, folder))
-            progress("importing", 1, None)
+        for scan in adapter(tree):
+            try:
+                for record in scan:
+                    records.append(record)
+                    progress("importing", 1, None)
+            except ImageError as error:
+                on_error(error)
         if not records:
             raise DataError(f"{path}: holds no slices of {name}; expected {layout}")
-        if any(made.iterdir()):
-            made.rename(folder)
+        if any(tree.made.iterdir()):
+            tree.made.rename(folder)
         try:
             write_manifest(manifest := Manifest(name, output.parent, tuple(records)), output)
         except BaseException:
@@ -130,33 +130,15 @@ def import_collection(
     return manifest
 
 
-def _placed(found: _Found, name: str, made: Path, folder: Path) -> Record:
-    """A slice's record; what has to be written is written to ``made``, which will be ``folder``."""
-    if found.pixels is None:
-        return found.record
-    Image.fromarray(found.pixels).save(made / f"{name}.png")
-    masks: dict[str, Path] = {}
-    for what, mask in (("lungs", found.lungs), ("lesions", found.lesions)):
-        if mask is not None:
-            write_mask(mask, made / f"{name}-{what}.png")
-            masks[what] = folder / f"{name}-{what}.png"
-    path, lungs, lesions = folder / f"{name}.png", masks.get("lungs"), masks.get("lesions")
-    return replace(found.record, path=path, lung_mask=lungs, lesion_mask=lesions)
-
-
-def _volume(tree: _Tree, record: Record, lungs: Path | None, lesions: Path | None) -> Iterator[_Found]:
+def _volume(tree: _Tree, record: Record, lungs: Path | None, lesions: Path | None) -> Iterator[Record]:
     """Slices with lung where that is known, else with lesions where they are known, else of the middle half."""
-    try:
-        slices = [(each.pixels, each.origin) for each in read_slices(record.path)]
-        lung_masks, lesion_masks = (each and _masks(each, slices) for each in (lungs, lesions))
-    except ImageError as error:
-        tree.report(error)
-        return
-    least = _LEAST_LUNG if lung_masks else 0.0
-    showing = [index for index, mask in enumerate(lung_masks or lesion_masks or ()) if mask.mean() > least]
-    for index in tree.thinned(showing if lung_masks or lesion_masks else _middle(range(len(slices)))):
+    slices = [(each.pixels, each.origin) for each in read_slices(record.path)]
+    lung_masks, lesion_masks = (each and _masks(each, slices) for each in (lungs, lesions))
+    least, known = _LEAST_LUNG if lung_masks else 0.0, lung_masks or lesion_masks
+    showing = [index for index, mask in enumerate(known or ()) if mask.mean() > least]
+    for index in _thinned(showing if known else _middle(range(len(slices)))):
         lung, lesion = (each[index] if each else None for each in (lung_masks, lesion_masks))
-        yield _Found(record, slices[index][0], lung, lesion)
+        yield tree.written(record, slices[index][0], lung, lesion)
 
 
 def _masks(path: Path, slices: Sequence[tuple[Grey, Origin]]) -> list[Mask]:
@@ -171,6 +153,12 @@ def _masks(path: Path, slices: Sequence[tuple[Grey, Origin]]) -> list[Mask]:
     return [(mask.pixels > 0) & (mask.pixels != 5) for mask in masks]  # 5 is the trachea, in LUNA16
 
 
+def _thinned(slices: Sequence[_Item]) -> list[_Item]:
+    """At most `_MOST` slices, evenly."""
+    step = -(-len(slices) // _MOST) or 1
+    return list(slices[min(step, len(slices)) // 2 :: step])
+
+
 def _middle(slices: Sequence[_Item]) -> list[_Item]:
     """The middle half, which shows lung where nothing says which slices do."""
     return list(slices[len(slices) // 4 : len(slices) - len(slices) // 4])
@@ -178,22 +166,18 @@ def _middle(slices: Sequence[_Item]) -> list[_Item]:
 
 def _series(
     tree: _Tree, files: list[Path], record: Record, infected: NDArray[Any] | None, outlines: _Outlines | None
-) -> Iterator[_Found]:
+) -> Iterator[Record]:
     """Slices of a DICOM series: the infected ones, else those with outlines of lesions, else the middle half.
 
     ``infected`` is in descending slice location; ``outlines`` are by SOP instance. None: not known of any slice.
     """
-    try:
-        ordered = sorted(((*_header(path), path) for path in files), reverse=True)
-    except ImageError as error:
-        tree.report(error)
-        return
+    ordered = sorted(((*_header(path), path) for path in files), reverse=True)
     drawn = [(path, (outlines or {}).get(instance, [])) for _, instance, path in ordered]
     if infected is not None:
-        chosen = [each for each, ill in zip(drawn, infected, strict=False) if ill]
+        chosen = list(compress(drawn, infected))
     else:
         chosen = _middle(drawn) if outlines is None else [each for each in drawn if each[1]]
-    for path, lesions in tree.thinned(chosen):
+    for path, lesions in _thinned(chosen):
         try:
             pixels = read_slice(path).pixels
         except ImageError as error:
@@ -203,7 +187,7 @@ def _series(
         mask = None
         if outlines is not None:
             mask = cv2.fillPoly(np.zeros(pixels.shape, np.uint8), lesions, 1).astype(np.bool_)
-        yield _Found(record, pixels, lesions=mask)
+        yield tree.written(record, pixels, lesions=mask)
 
 
 def _header(path: Path) -> tuple[float, str]:
@@ -218,40 +202,40 @@ def _header(path: Path) -> tuple[float, str]:
         return height, str(header.get("SOPInstanceUID"))
 
 
-def _mosmeddata(tree: _Tree) -> Iterator[_Found]:
+def _mosmeddata(tree: _Tree) -> _Scans:
     masks = tree.by_name(rf"masks/([^/]+)_mask{_NII}")
     for path, match in tree.matching(rf"(CT-[0-4])/([^/]+?){_NII}"):
         label = Label.NON_COVID if match[1].upper() == "CT-0" else Label.COVID
-        yield from _volume(tree, tree.record(path, label, match[2], match[1].upper()), None, masks.get(match[2]))
+        yield _volume(tree, tree.record(path, label, match[2], match[1].upper()), None, masks.get(match[2]))
 
 
-def _zenodo_3757476(tree: _Tree) -> Iterator[_Found]:
+def _zenodo_3757476(tree: _Tree) -> _Scans:
     """Copies name a case's files differently; its last number, such as ``14_85914_0``, is what they share."""
     number = rf"/[^/]*?(\d+(?:_\d+)*)\D*{_NII}"
     lungs, lesions = (tree.by_name(f"{kind}_Mask{number}") for kind in ("Lung", "Infection"))
     for path, match in tree.matching(f"COVID-19-CT-Seg_20cases{number}"):
-        yield from _volume(tree, tree.record(path, Label.COVID, match[1]), lungs.get(match[1]), lesions.get(match[1]))
+        yield _volume(tree, tree.record(path, Label.COVID, match[1]), lungs.get(match[1]), lesions.get(match[1]))
 
 
-def _luna16(tree: _Tree) -> Iterator[_Found]:
+def _luna16(tree: _Tree) -> _Scans:
     lungs = tree.by_name(r"seg-lungs-LUNA16/([^/]+)\.mhd$")
     for path, match in tree.matching(r"subset\d/(?:[^/]+/)?([^/]+)\.mhd$"):
-        yield from _volume(tree, tree.record(path, Label.NON_COVID, match[1]), lungs.get(match[1]), None)
+        yield _volume(tree, tree.record(path, Label.NON_COVID, match[1]), lungs.get(match[1]), None)
 
 
-def _finding_lungs(tree: _Tree) -> Iterator[_Found]:
+def _finding_lungs(tree: _Tree) -> _Scans:
     """Its single slices; the four volumes in ``3d_images`` are left out."""
     masks = tree.by_name(r"2d_masks/([^/]+\.tiff?)$")
     for path, match in tree.matching(r"2d_images/((ID_\d+)[^/]*\.tiff?)$"):
-        yield _Found(replace(tree.record(path, Label.NON_COVID, match[2]), lung_mask=masks.get(match[1])))
+        yield [replace(tree.record(path, Label.NON_COVID, match[2]), lung_mask=masks.get(match[1]))]
 
 
-def _covid_ct_md(tree: _Tree) -> Iterator[_Found]:
+def _covid_ct_md(tree: _Tree) -> _Scans:
     labels = _slice_labels(tree)
     for match, files in tree.scans(r"(COVID-19|Cap|Normal) Cases/([^/]+)/[^/]+\.dcm$"):
         label = Label.COVID if match[1].upper() == "COVID-19" else Label.NON_COVID
         record = tree.record(files[0].parent, label, match[2], match[1])
-        yield from _series(tree, files, record, labels.get(match[2]), None)
+        yield _series(tree, files, record, labels.get(match[2]), None)
 
 
 def _slice_labels(tree: _Tree) -> dict[str, NDArray[Any]]:
@@ -273,10 +257,10 @@ def _slice_labels(tree: _Tree) -> dict[str, NDArray[Any]]:
     return dict(zip(cases, labels, strict=True))
 
 
-def _ricord_1a(tree: _Tree) -> Iterator[_Found]:
+def _ricord_1a(tree: _Tree) -> _Scans:
     outlines = _outlines(tree)
     for match, files in tree.scans(r"(MIDRC-RICORD-1A-\d+-\d+)/(?:[^/]+/)*[^/]+\.dcm$"):
-        yield from _series(tree, files, tree.record(files[0].parent, Label.COVID, match[1]), None, outlines)
+        yield _series(tree, files, tree.record(files[0].parent, Label.COVID, match[1]), None, outlines)
 
 
 def _outlines(tree: _Tree) -> _Outlines | None:
@@ -298,7 +282,7 @@ def _outlines(tree: _Tree) -> _Outlines | None:
     return found
 
 
-def _cc_ccii(tree: _Tree) -> Iterator[_Found]:
+def _cc_ccii(tree: _Tree) -> _Scans:
     """Slices listed to show a lesion; of normal scans, and of all without that list, the middle half."""
     lists = [path.read_text(encoding="utf-8") for path, _ in tree.matching(r"lesions?_slices\.csv$")]
     listed = {tuple(line.strip('" ').split("/")[-4:]) for text in lists for line in text.splitlines()}
@@ -307,10 +291,10 @@ def _cc_ccii(tree: _Tree) -> Iterator[_Found]:
         about = label, f"{match[1]}-{match[2]}", match[1]
         known = listed and match[1].upper() != "NORMAL"
         chosen = [path for path in files if path.parts[-4:] in listed] if known else _middle(files)
-        yield from (_Found(tree.record(path, *about)) for path in tree.thinned(chosen))
+        yield [tree.record(path, *about) for path in _thinned(chosen)]
 
 
-def _covidx_ct(tree: _Tree) -> Iterator[_Found]:
+def _covidx_ct(tree: _Tree) -> _Scans:
     images = tree.by_name(r"\d[AB]_images/([^/]+\.png)$")
     classes = {"0": "normal", "1": "pneumonia", "2": "COVID-19"}
     for path, part in tree.matching(r"(train|val|test)_COVIDx[_-]CT[^/]*\.txt$"):
@@ -324,12 +308,11 @@ def _covidx_ct(tree: _Tree) -> Iterator[_Found]:
         for (scan, kind), group in groupby(rows, lambda row: (re.sub(r"[-_][^-_]*$", "", row[0]), row[1])):
             label = Label.COVID if kind == "2" else Label.NON_COVID
             person = re.match(r"(?:NCP|CP|Normal)_\d+|.*?patient\d+", scan)
-            about = label, person[0] if person else scan, classes[kind]
-            taken = (tree.record(images[row[0]], *about) for row in tree.thinned(list(group)))
-            yield from (_Found(replace(record, split=part[1].lower())) for record in taken)
+            about = label, person[0] if person else scan, classes[kind], part[1].lower()
+            yield [tree.record(images[row[0]], *about) for row in _thinned(list(group))]
 
 
-def _covid_semiseg(tree: _Tree) -> Iterator[_Found]:
+def _covid_semiseg(tree: _Tree) -> _Scans:
     """Slices that physicians outlined; pseudo labels and the same slices' multi-class labels are left out.
 
     Copies of this benchmark were saved with the axes exchanged, so that the patient lies on the side. A chest is more
@@ -345,12 +328,14 @@ def _covid_semiseg(tree: _Tree) -> Iterator[_Found]:
         slices = [(path, read_slice(path).pixels) for path in files if path.stem in masks]
         lying = bool(slices) and np.median([_uprightness(pixels) for _, pixels in slices]) < 0
         for path, pixels in slices:
-            record = replace(tree.record(path, Label.COVID), split=split)
+            record = tree.record(path, Label.COVID, split=split)
             mask = read_slice(masks[path.stem]).pixels > 0
             if mask.shape != pixels.shape:
                 raise DataError(f"{masks[path.stem]}: {mask.shape} pixels for a slice of {pixels.shape}")
-            turned = _Found(record, pixels.T.copy(), lesions=mask.T.copy())
-            yield turned if lying else _Found(replace(record, lesion_mask=masks[path.stem]))
+            if lying:
+                yield [tree.written(record, pixels.T.copy(), lesions=mask.T.copy())]
+            else:
+                yield [replace(record, lesion_mask=masks[path.stem])]
 
 
 def _uprightness(pixels: Grey) -> float:
@@ -360,13 +345,13 @@ def _uprightness(pixels: Grey) -> float:
     return float((small * small[:, ::-1]).mean() - (small * small[::-1]).mean())
 
 
-def _iq_oth_nccd(tree: _Tree) -> Iterator[_Found]:
+def _iq_oth_nccd(tree: _Tree) -> _Scans:
     grades = {"b": "benign", "m": "malignant", "n": "normal"}
     for path, match in tree.matching(rf"(Bengin|Benign|Malignant|Normal) cases/{_PICTURE}"):
-        yield _Found(tree.record(path, Label.NON_COVID, "", grades[match[1][0].lower()]))
+        yield [tree.record(path, Label.NON_COVID, "", grades[match[1][0].lower()])]
 
 
-COLLECTIONS: Mapping[str, tuple[Callable[[_Tree], Iterator[_Found]], str]] = {
+COLLECTIONS: Mapping[str, tuple[Callable[[_Tree], _Scans], str]] = {
     "mosmeddata": (_mosmeddata, "studies/CT-0/study_0001.nii.gz and so on, masks/study_0255_mask.nii.gz"),
     "covid-ct-md": (_covid_ct_md, "COVID-19 Cases/P001/*.dcm, Cap Cases, Normal Cases, Index.csv"),
     "cc-ccii": (_cc_ccii, "NCP/PATIENT/SCAN/0000.jpg, CP, Normal, lesions_slices.csv"),

@@ -119,7 +119,7 @@ def load_covid_ct(path: Path) -> Manifest:
     return Manifest("COVID-CT", path, records, (path,))
 
 
-def download_covid_ct(folder: Path, base_url: str = BASE_URL, progress: Progress | None = None) -> int:
+def download_covid_ct(folder: Path, base_url: str = BASE_URL, progress: Progress = lambda *_: None) -> int:
     """Bring ``folder``, made where it is missing, to hold all images as published, and return how many were written.
 
     Images that are there and as published are kept, so an interrupted download resumes; a zip is fetched only
@@ -140,10 +140,12 @@ def download_covid_ct(folder: Path, base_url: str = BASE_URL, progress: Progress
     try:
         for label, name in _CLASS_FOLDERS.items():
             if wanted := [entry for entry in absent.values() if entry.label is label]:
-                url, archive = f"{base_url.rstrip('/')}/{_IMAGES}/{name}.zip", downloads / f"{name}.zip"
-                _fetch(url, archive, progress)
-                for file in _extract(archive, url, wanted, images / name):
-                    del absent[file]
+                url = f"{base_url.rstrip('/')}/{_IMAGES}/{name}.zip"
+                for entry, content in _fetched(url, downloads / f"{name}.zip", wanted, progress):
+                    write_bytes(images / name / entry.file, content)
+                    del absent[entry.file]
+    except OSError as error:
+        raise DataError(f"{images}: cannot be written ({error.strerror})") from error
     finally:
         shutil.rmtree(downloads, ignore_errors=True)
     if absent:
@@ -167,18 +169,19 @@ def _published(archive: Path, wanted: Sequence[Entry]) -> Iterator[tuple[Entry, 
                 yield entry, Path(f"{archive}!{source.member}"), content
 
 
-def _fetch(url: str, target: Path, progress: Progress | None) -> None:
+def _fetched(url: str, archive: Path, wanted: Sequence[Entry], progress: Progress) -> Iterator[tuple[Entry, bytes]]:
+    """Those of the wanted images that are in the zip at ``url`` as published; it is kept as ``archive``."""
     import requests  # noqa: PLC0415 - for a download alone
 
+    archive.parent.mkdir(exist_ok=True)
     try:
-        target.parent.mkdir(exist_ok=True)
-        with requests.get(url, stream=True, timeout=_TIMEOUT) as response, target.open("wb") as stream:
+        with requests.get(url, stream=True, timeout=_TIMEOUT) as response, archive.open("wb") as stream:
             response.raise_for_status()
             total = int(response.headers.get("Content-Length", 0)) or None
             for chunk in response.iter_content(2**18):
                 stream.write(chunk)
-                if progress:
-                    progress(target.name, len(chunk), total)
+                progress(archive.name, len(chunk), total)
+        yield from ((entry, content) for entry, _, content in _published(archive, wanted))
     except ValueError as error:  # an address without scheme or host; requests' other errors are OSErrors
         raise DataError(f"{url}: is not an address to fetch from ({error})") from error
     except requests.RequestException as error:
@@ -186,17 +189,5 @@ def _fetch(url: str, target: Path, progress: Progress | None) -> None:
         reason = "no connection, or it broke off" if answer is None else f"the server answers {answer.status_code}"
         again = "run the command again, it keeps what it has"
         raise DataError(f"{url}: cannot be fetched ({reason}); {again}") from error
-    except OSError as error:
-        raise DataError(f"{target}: cannot be written ({error.strerror})") from error
-
-
-def _extract(archive: Path, url: str, wanted: Sequence[Entry], folder: Path) -> Iterator[str]:
-    """Write the wanted images that are in the archive as published; yields their names."""
-    try:
-        for entry, _, content in _published(archive, wanted):
-            write_bytes(folder / entry.file, content)
-            yield entry.file
     except ImageError as error:
         raise DataError(f"{url}: is not a usable zip file ({error.reason}); is the address right?") from error
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror})") from error

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from groundglass.data.manifest import PARTS, Manifest, Record, read_record
-from groundglass.data.splits import patients_in_several_parts
+from groundglass.data.splits import in_several_parts
 from groundglass.errors import ImageError
 from groundglass.files import counted, cut_middle
 
@@ -69,16 +69,16 @@ def describe(manifest: Manifest, watched: Iterable[Record] | None = None) -> Des
         formats[f"{image.origin.file_format} {image.origin.mode}"].append(record)
         shapes.append(image.pixels.shape)
         histograms[record.label_name] += np.bincount(image.pixels.ravel(), minlength=256)
-    places = {part: [i for i, each in enumerate(manifest) if each.split == part] for part in PARTS}
-    splits = {part: [manifest.records[i] for i in indices] for part, indices in places.items() if indices}
+    splits = {part: [record for record in manifest if record.split == part] for part in PARTS}
+    several = in_several_parts((record.patient_id, record.split) for record in manifest if record.patient_known)
     height, width = ({"min": min(each), "max": max(each)} for each in zip(*shapes, strict=True)) if shapes else ({}, {})
     return Description(
         name=manifest.name,
         root=str(manifest),
         total=Group.of("all", manifest.records),
         slices_of_unknown_patients=sum(not record.patient_known for record in manifest),
-        patients_in_several_parts=tuple(patients_in_several_parts(manifest, places)),
-        splits=tuple(Group.of(part, members) for part, members in splits.items()),
+        patients_in_several_parts=tuple(several),
+        splits=tuple(Group.of(part, members) for part, members in splits.items() if members),
         sources=tuple(Group.of(source, members) for source, members in sorted(sources.items())),
         file_formats=tuple(Group.of(name, members) for name, members in sorted(formats.items())),
         width=width,

@@ -88,26 +88,21 @@ def _with_patients_apart(manifests: Sequence[Manifest]) -> Iterator[Record]:
     """All records; ids that several data sets use for different people are told apart."""
     sources: dict[str, dict[str, set[str]]] = {}
     same: set[str] = set()
-    for manifest in manifests:
-        for record in manifest:
-            sources.setdefault(record.patient_id, {}).setdefault(manifest.name, set()).add(record.hospital)
-    several = {patient: named for patient, named in sources.items() if len(named) > 1}
-    # Where a data set does not say where its slices come from, their source is its own name.
-    apart = {
-        patient
-        for patient, named in several.items()
-        if not set.intersection(*named.values()) and not any(name in own for name, own in named.items())
-    }
-    for manifest in manifests:
-        for record in manifest:
-            patient = record.patient_id
-            if patient in several and not record.patient_known:
-                patient = unknown_patient(f"{manifest.name}/{patient}")
-            elif patient in apart:
-                patient = f"{record.hospital}/{patient}"
-            elif patient in several:
+    placed = [(manifest.name, record) for manifest in manifests for record in manifest]
+    for name, record in placed:
+        sources.setdefault(record.patient_id, {}).setdefault(name, set()).add(record.hospital)
+    for name, record in placed:
+        patient, named = record.patient_id, sources[record.patient_id]
+        if len(named) > 1:
+            # Where a data set does not say where its slices come from, their source is its own name.
+            shared = set.intersection(*named.values()) or any(each in own for each, own in named.items())
+            if not record.patient_known:
+                patient = unknown_patient(f"{name}/{patient}")
+            elif shared:
                 same.add(patient)
-            yield replace(record, patient_id=patient)
+            else:
+                patient = f"{record.hospital}/{patient}"
+        yield replace(record, patient_id=patient)
     if same:
         say(
             f"{name_some(sorted(same))}: patients of several data sets, taken for the same people; where they are "
@@ -126,11 +121,9 @@ def _load_folder(path: Path, names: LabelNames) -> Manifest:
                 f"{path}: has {'too many' if count else 'no'} sub-folders for {label.value}; expected one "
                 "COVID/ and one NonCOVID/ (case and hyphens do not matter)"
             )
-    if labelled:
-        records = [record for folder, label in labelled for record in _records(folder, source, label)]
-        return Manifest(source, path, tuple(records), (path,))
-    records = list(_records(path, source, None))
-    below = {folder for record in records for folder in record.path.relative_to(path).parents}
+    groups: Sequence[tuple[Path, Label | None]] = labelled or [(path, None)]
+    records = [record for folder, label in groups for record in _records(folder, source, label)]
+    below = {folder for record in records for folder in record.path.relative_to(path).parents if not labelled}
     if deeper := sorted({str(path / folder.parent) for folder in below if Label.spelt(folder.name, names)}):
         raise DataError(
             f"{path}: folders named like labels lie deeper, in {name_some(deeper)}; give that folder, or a manifest CSV"

@@ -213,10 +213,13 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     return np.asarray(mask)
 
 
-def write_mask(mask: NDArray[np.bool_], path: Path) -> None:
-    """Write a mask, shape (H, W), as PNG of one bit per pixel, atomically."""
+def write_mask(mask: NDArray[np.bool_] | None, path: Path) -> Path | None:
+    """Write a mask, shape (H, W), where there is one, as PNG of one bit per pixel, atomically; returns where it is."""
+    if mask is None:
+        return None
     _, png = cv2.imencode(".png", mask.astype(np.uint8), [cv2.IMWRITE_PNG_BILEVEL, 1])
     write_bytes(path, png.tobytes())
+    return path
 
 
 def _read(path: Path, unit: str = "", *, is_mask: bool = False) -> CTSlice:
@@ -318,14 +321,12 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         return (whole.relative_to(folder) if whole.is_relative_to(folder) else whole).as_posix()
 
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
     for record in manifest:
-        label = record.label and record.label.value
+        places = {name: place(getattr(record, name)) for name in ("path", "lung_mask", "lesion_mask")}
         patient = record.patient_id if record.patient_known else None
-        masks = place(record.lung_mask), place(record.lesion_mask)
-        row = (place(record.path), label, patient, record.source, record.split, *masks, record.grade)
-        writer.writerow((*row, None, record.unit, record.collection))
+        writer.writerow({**vars(record), **places, "label": record.label and record.label.value, "patient_id": patient})
     write_text(path, text.getvalue())
 
 

@@ -29,6 +29,9 @@ INVERTED = "a slice with black and white exchanged"
 NO_SCAN = "no scan at all"
 """What a picture may be, in words that follow "looks like"."""
 
+FRONT, SIDE = 1, 2
+"""Axes of a volume along which it is viewed."""
+
 # Parts the random numbers of the examples from all others, those of the measured set above all.
 _STREAM = 0x6A7E
 _WINDOWS = (LUNG, Window(-500, 1400), Window(40, 400), Window(40, 100), Window(50, 1500))
@@ -44,10 +47,8 @@ _RESONANCE_GREY = (0, 60, 240, 220, 40, 60, 150, 120, 60, 10)
 def vary(pixels: Grey, rng: Generator) -> Grey:
     """A lung slice, shape (H, W), as another might publish it: cut, in another window, smaller, padded, marked."""
     picture = _cut(pixels, rng)
-    if rng.random() < _SOFT_TISSUE:
-        low, high = rng.uniform(60, 130), rng.uniform(180, 230)
-    else:
-        low, high = rng.uniform(0, 50), rng.uniform(170, 255)
+    black, white = ((60, 130), (180, 230)) if rng.random() < _SOFT_TISSUE else ((0, 50), (170, 255))
+    low, high = rng.uniform(*black), rng.uniform(*white)
     share = np.clip((np.arange(256) - low) / (high - low), 0, 1) ** rng.uniform(0.7, 1.5)
     picture = _grey(255 * share)[picture]
     if rng.random() < 0.3:
@@ -100,9 +101,9 @@ def out_of_distribution_examples(lungs: Sequence[Grey], seed: int, effort: float
         yield from ((kind, spoil(lungs[index], rng)) for index in chosen)
     yield from ((TURNED, _turn(pixels, rng)) for pixels in phantom_slices(count(80), seed + 1))
     for _ in range(count(20)):
-        volume = scan_volume(rng, size=192, severity=float(rng.uniform(0, 1) * (rng.random() < 0.5)))
-        for view in [volume.coronal, volume.sagittal] * 3:
-            yield OTHER_VIEW, _windowed(view(rng.uniform(0.2, 0.8)), rng)
+        volume = scan_volume(rng, 192, float(rng.uniform(0, 1) * (rng.random() < 0.5)))
+        for axis in (FRONT, SIDE) * 3:
+            yield OTHER_VIEW, _windowed(volume.view(axis, rng.uniform(0.2, 0.8)), rng)
     yield from ((OTHER_PART, pixels) for pixels in parts_without_lungs(rng, count(240), 384))
     for draw, full in ((gradient, 40), (stripes, 40), (noise, 80), (chart, 60), (scenery, 200)):
         yield from ((NO_SCAN, draw(rng)) for _ in range(count(full)))
@@ -112,7 +113,7 @@ def parts_without_lungs(rng: Generator, count: int, size: int) -> Iterator[Grey]
     """Axial slices of the abdomen and, three in eight, of the head; uint8, (size, size)."""
     for index in range(count):
         if index % 8 < 3:
-            part = scan_head(rng, size=size)
+            part = scan_head(rng, size)
         else:
             patient = Patient.draw(rng)
             part = scan_abdomen(patient, Scanner.draw(patient, rng), rng.uniform(0.02, 0.9), size)
@@ -124,13 +125,11 @@ def _cut(pixels: Grey, rng: Generator) -> Grey:
     lungs = shipped()(pixels)
     if not lungs.any() or rng.random() < 0.4:
         return pixels.copy()
+    left, top, across, down = cv2.boundingRect(lungs.astype(np.uint8))
     height, width = pixels.shape
-    rows, columns = np.flatnonzero(lungs.any(axis=1)), np.flatnonzero(lungs.any(axis=0))
-    share = rng.uniform(0, 1, 4) * rng.uniform(0.3, 1)
-    top, left = int(share[0] * rows[0]), int(share[1] * columns[0])
-    bottom = height - int(share[2] * (height - 1 - rows[-1]))
-    right = width - int(share[3] * (width - 1 - columns[-1]))
-    return np.ascontiguousarray(pixels[top:bottom, left:right])
+    around = np.array([top, left, height - top - down, width - left - across])
+    top, left, below, beside = (rng.uniform(0, 1, 4) * rng.uniform(0.3, 1) * around).astype(int)
+    return np.ascontiguousarray(pixels[top : height - below, left : width - beside])
 
 
 def _mark(picture: Grey, rng: Generator) -> None:
@@ -176,13 +175,9 @@ class Volume:
     between: float  # mm from plane to plane
     spacing: float  # mm from pixel to pixel within a plane
 
-    def coronal(self, share: float) -> Hounsfield:
-        """The view from the front at a share of the depth, 0 front to 1 back."""
-        return self.isotropic(self.hounsfield[:, int(share * (self.hounsfield.shape[1] - 1))])
-
-    def sagittal(self, share: float) -> Hounsfield:
-        """The view from the side at a share of the width; the patient faces left."""
-        return self.isotropic(self.hounsfield[:, :, int(share * (self.hounsfield.shape[2] - 1))])
+    def view(self, axis: int, share: float) -> Hounsfield:
+        """The view from ``FRONT``, or facing left from the ``SIDE``, at a share of the depth or width, 0 to 1."""
+        return self.isotropic(np.take(self.hounsfield, int(share * (self.hounsfield.shape[axis] - 1)), axis))
 
     def isotropic(self, view: NDArray[np.float32]) -> NDArray[np.float32]:
         """A view, one row for each plane, stretched until its pixels are square."""
@@ -190,26 +185,23 @@ class Volume:
         return np.asarray(cv2.resize(view, (view.shape[1], height), interpolation=cv2.INTER_LINEAR))
 
 
-def scan_volume(rng: Generator, planes: int = 64, size: int = 256, severity: float = 0.0, below: float = 0.4) -> Volume:
-    """Scan chest, in at least 2 planes of size x size pixels, and upper abdomen of a synthetic patient.
+def scan_volume(rng: Generator, size: int, severity: float) -> Volume:
+    """Scan chest, in 64 planes of size x size pixels, and upper abdomen of a synthetic patient.
 
-    The lesions' severity is 0 healthy to 1; ``below`` is the abdomen's length as a share of the lungs' height.
+    The lesions' severity is 0 healthy to 1; the abdomen is 0.4 of the lungs' height.
     """
     patient = Patient.draw(rng)
     scanner = Scanner.draw(patient, rng)
-    levels = np.linspace(0.0, 1.0, planes)
+    levels = np.linspace(0.0, 1.0, 64)
     chest = [scan(patient, scanner, float(level), severity, size).hounsfield for level in levels]
     step = levels[1]
-    belly = [scan_abdomen(patient, scanner, float(depth), size) for depth in np.arange(step, below, step)]
+    belly = [scan_abdomen(patient, scanner, float(depth), size) for depth in np.arange(step, 0.4, step)]
     return Volume(np.stack(chest + belly), step * patient.height, scanner.spacing * 512 / size)
 
 
-def scan_head(rng: Generator, level: float | None = None, size: int = 512) -> Hounsfield:
-    """Scan one slice (size, size) of a synthetic head: scalp, skull, brain with ventricles, sinuses lower down.
-
-    ``level`` is 0 at the vertex to 1 at the base of the skull; drawn when None.
-    """
-    level = rng.uniform(0, 1) if level is None else level
+def scan_head(rng: Generator, size: int = 512) -> Hounsfield:
+    """Scan one slice (size, size) of a synthetic head: scalp, skull, brain with ventricles, sinuses lower down."""
+    level = rng.uniform(0, 1)  # from the vertex to the base of the skull
     a, b = np.array([rng.uniform(66, 80), rng.uniform(82, 100)]) * (0.55 + 0.45 * min(1.0, level / 0.35))
     middle = (rng.normal(0, 4), rng.normal(0, 6))
     canvas = Canvas(size, rng.uniform(1.05, 1.6) * 200 / size, middle, rng.normal(0, 0.06))

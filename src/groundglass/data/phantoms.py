@@ -93,9 +93,8 @@ def write_series(folder: Path, severities: Sequence[float], count: int, seed: in
 
 def _record(phantom: Phantom, path: Path, label: Label, part: str | None, masks: Path) -> Record:
     """Write a phantom's masks, as ``masks`` with an ending each; returns what the manifest says of it."""
-    lungs, lesions = (masks.with_name(f"{masks.name}-{what}.png") for what in ("lungs", "lesions"))
-    write_mask(phantom.lungs, lungs)
-    write_mask(phantom.lesions, lesions)
+    lungs = write_mask(phantom.lungs, masks.with_name(f"{masks.name}-lungs.png"))
+    lesions = write_mask(phantom.lesions, masks.with_name(f"{masks.name}-lesions.png"))
     return Record(path, label, phantom.patient_id, "phantom", part, lungs, lesions)
 
 

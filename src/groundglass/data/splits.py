@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -15,19 +15,15 @@ from groundglass.data.manifest import PARTS, Label, Manifest, Record, say
 from groundglass.errors import DataError
 from groundglass.files import counted, name_some
 
-LARGEST_PUBLICATION = 0.10
-"""A source with more than this share of the slices is a collection of many hospitals, not one publication."""
+Crossings = dict[str, dict[str, int]]
+"""By name of a patient or source how many slices it has in each part."""
 
 Parts = dict[str, tuple[int, ...]]
 _Fold = tuple[int, int, int]  # number (from 1), of so many, seed
-_Groups = tuple[str, Callable[[Record], str] | None]  # what stays together, in words and by its name; None: nothing
-_PATIENTS: _Groups = ("patients", lambda record: record.patient_id)
 
 _SPECIFICATIONS = (
-    "official, random[:SEED], random:FOLD/FOLDS[:SEED], patients:FOLD/FOLDS[:SEED], leave-source-out:NAME[+NAME...], "
-    "official-source-cv:FOLD/FOLDS[:SEED]"
+    "official, random[:SEED], random:FOLD/FOLDS[:SEED], patients:FOLD/FOLDS[:SEED], leave-source-out:NAME[+NAME...]"
 )
-_KINDS = ("official", "random", "patients", "leave-source-out", "official-source-cv")
 _VALIDATING = 10  # of sources without a split, one patient in so many
 _VAL_FOLDS = 5  # one fold in five of what is left after the test part is the val part
 _RANDOM_FOLDS, _RANDOM_VAL_FOLDS = 5, 8  # slices split at random: 70 % train, 10 % val, 20 % test
@@ -63,9 +59,6 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
     - ``leave-source-out:NAME[+NAME...]``: all slices of these sources (``*`` as wildcard) are the test part, which may
       hold one class only; a fifth of the remaining patients the val part; where the data have a split of their own,
       the remaining slices keep it, but for its test part, which is left out.
-    - ``official-source-cv:FOLD/FOLDS``: stratified k-fold over the patients of the official train and val parts: fold
-      FOLD is the val part, the others the train part; there is no test part. All slices of one publication, which
-      share window, scanner and layout, are in one fold, as hardly any of the official test part is in training.
 
     ``random:SEED``, and folds that end in ``:SEED``, are the same for every ``seed``, so that trainings of
     several seeds are evaluated on the same slices.
@@ -75,34 +68,36 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
             several parts and ``allow_overlap`` does not accept that.
     """
     kind, _, argument = spec.partition(":")
-    if kind not in _KINDS:
+    makers = {"official": _official, "leave-source-out": _leave_source_out, "random": _folds, "patients": _folds}
+    if kind not in makers:
         raise DataError(f"split {spec!r} is unknown; choose one of: {_SPECIFICATIONS}")
     if count := sum(record.label is None for record in manifest):
         raise DataError(f"{manifest}: {count} of {len(manifest)} slices have no label, so it cannot be split")
-    if kind == "official-source-cv" and not any(record.split for record in manifest):
-        instead = "official, patients:FOLD/FOLDS, leave-source-out:NAME or random"
-        raise DataError(f"{manifest}: has no split of its own, which {kind} needs; take {instead}")
-    makers = {"official": _official, "leave-source-out": _leave_source_out}
-    found = makers.get(kind, _folds)(manifest, kind, argument, seed)
+    found = makers[kind](manifest, kind, argument, seed)
     parts = {name: tuple(sorted(found[name])) for name in PARTS if name in found}
     for name in ("train", "val"):
         present = {manifest.records[index].label for index in parts.get(name, ())}
         if name in parts and (absent := [label.value for label in Label if label not in present]):
             raise DataError(f"split {spec}: its {name} part would hold no {absent[0]} slice")
-    if not allow_overlap and (patients := patients_in_several_parts(manifest, parts)):
+    places = ((manifest.records[index], name) for name, part in parts.items() for index in part)
+    known = ((record.patient_id, name) for record, name in places if record.patient_known)
+    if not allow_overlap and (patients := in_several_parts(known)):
         ignored = "a random split ignores patients; " if kind == "random" else ""
         raise DataError(
-            f"split {spec}: {counted(len(patients), 'patient')} in several parts: {name_some(patients)}; "
+            f"split {spec}: {counted(len(patients), 'patient')} in several parts: {name_some(list(patients))}; "
             f"{ignored}split by patients:FOLD/FOLDS instead, or allow the overlap explicitly"
         )
     return Split(spec, parts)
 
 
-def patients_in_several_parts(manifest: Manifest, parts: Mapping[str, Sequence[int]]) -> list[str]:
-    """Known patients with slices in more than one part, sorted."""
-    records = manifest.records
-    places = {(records[i].patient_id, name) for name, part in parts.items() for i in part if records[i].patient_known}
-    return sorted(patient for patient, count in Counter(patient for patient, _ in places).items() if count > 1)
+def in_several_parts(places: Iterable[tuple[str, str | None]]) -> Crossings:
+    """Of patients or sources, each named with the part of one of its slices, those in several parts, sorted."""
+    counts = Counter(places)
+    found = {
+        name: {part: counts[name, part] for part in PARTS if counts[name, part]}
+        for name in sorted({name for name, _ in counts})
+    }
+    return {name: parts for name, parts in found.items() if len(parts) > 1}
 
 
 def held_out(records: Sequence[Record], one_in: int) -> set[int]:
@@ -142,10 +137,9 @@ def _own_parts(manifest: Manifest, indices: Sequence[int]) -> Parts:
     records = manifest.records
     split = {records[index].hospital for index in indices if records[index].split}
     free = [index for index in indices if records[index].hospital not in split]
-    val = {free[place] for place in held_out([records[index] for index in free], _VALIDATING)}
-    further = {"train": [index for index in free if index not in val], "val": sorted(val), "test": []}
-    own = {part: [index for index in indices if records[index].split == part] for part in PARTS}
-    return {part: (*own[part], *further[part]) for part in PARTS}
+    val = held_out([records[index] for index in free], _VALIDATING)
+    placed = {index: "val" if place in val else "train" for place, index in enumerate(free)}
+    return {part: tuple(i for i in indices if placed.get(i, records[i].split) == part) for part in PARTS}
 
 
 def _leave_source_out(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
@@ -169,58 +163,9 @@ def _leave_source_out(manifest: Manifest, kind: str, argument: str, seed: int) -
 
 
 def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
-    """The splits by folds: of everything by slice or patient, of official train and val parts by publication."""
+    """The splits by folds of all slices or patients."""
     if kind == "random" and re.fullmatch(r"\d{0,9}", argument):
         argument = f"1/{_RANDOM_FOLDS}:{argument or seed}"
-    fold = _parse_fold(manifest, kind, argument, seed)
-    if kind == "random":
-        return _three_parts(manifest, fold, _RANDOM_VAL_FOLDS, ("slices", None))
-    if kind == "patients":
-        return _three_parts(manifest, fold, _VAL_FOLDS)
-    indices = [index for index, record in enumerate(manifest) if record.split in {"train", "val"}]
-    sizes = Counter(manifest.records[index].source for index in indices)
-
-    def publication(record: Record) -> str:
-        small = sizes[record.source] <= LARGEST_PUBLICATION * len(indices)
-        return f"source:{record.source}" if small else record.patient_id
-
-    train, val = _grouped_fold(manifest, indices, fold, ("patients and publications", publication))
-    return {"train": train, "val": val}
-
-
-def _three_parts(manifest: Manifest, fold: _Fold, val_folds: int, grouping: _Groups = _PATIENTS) -> Parts:
-    """A fold of everything tests, the first of ``val_folds`` of the rest validates."""
-    rest, test = _grouped_fold(manifest, range(len(manifest)), fold, grouping)
-    train, val = _grouped_fold(manifest, rest, (1, val_folds, fold[2]), grouping)
-    return {"train": train, "val": val, "test": test}
-
-
-def _grouped_fold(
-    manifest: Manifest, indices: Iterable[int], fold: _Fold, grouping: _Groups = _PATIENTS
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The other folds and this one of a label-stratified k-fold over groups."""
-    from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415 - slow to import
-
-    def place(index: int) -> tuple[str, str, str]:
-        record = manifest.records[index]
-        return record.path.name.rpartition("!")[2], record.patient_id, str(record.path)
-
-    (number, folds, seed), (words, group) = fold, grouping
-    # An order that depends on neither where the files lie nor how they were listed.
-    ordered = sorted(indices, key=place)
-    chosen = [manifest.records[index] for index in ordered]
-    groups = np.array([group(record) if group else str(place) for place, record in enumerate(chosen)])
-    labels = np.array([record.label is Label.COVID for record in chosen], dtype=np.int64)
-    for label in Label:
-        count = len({*groups[labels == (label is Label.COVID)]})
-        if count < folds:
-            raise DataError(f"{manifest}: {count} {label.value} {words} are too few for {folds} folds")
-    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    others, held = list(splitter.split(labels, labels, groups))[number - 1]
-    return tuple(ordered[i] for i in others), tuple(ordered[i] for i in held)
-
-
-def _parse_fold(manifest: Manifest, kind: str, argument: str, seed: int) -> _Fold:
     match = re.fullmatch(r"(\d+)/(\d+)(?::(\d{1,9}))?", argument)
     if match is None or int(match[2]) < 2 or not 1 <= int(match[1]) <= int(match[2]):
         raise DataError(
@@ -228,9 +173,43 @@ def _parse_fold(manifest: Manifest, kind: str, argument: str, seed: int) -> _Fol
             f"{kind}:FOLD/FOLDS:SEED"
         )
     # With every patient unknown, a split by patient would quietly be one by image.
-    if kind != "random" and not any(record.patient_known for record in manifest):
+    if kind == "patients" and not any(record.patient_known for record in manifest):
         raise DataError(
             f"{manifest}: names no patients, so {kind} is impossible; put each patient's files in a "
             "folder of their own or give patient_id in a manifest CSV"
         )
-    return int(match[1]), int(match[2]), seed if match[3] is None else int(match[3])
+    fold = int(match[1]), int(match[2]), int(match[3] or seed)
+    return _three_parts(manifest, fold, _RANDOM_VAL_FOLDS if kind == "random" else _VAL_FOLDS, kind == "patients")
+
+
+def _three_parts(manifest: Manifest, fold: _Fold, val_folds: int, by_patient: bool = True) -> Parts:
+    """A fold of everything tests, the first of ``val_folds`` of the rest validates."""
+    rest, test = _grouped_fold(manifest, range(len(manifest)), fold, by_patient)
+    train, val = _grouped_fold(manifest, rest, (1, val_folds, fold[2]), by_patient)
+    return {"train": train, "val": val, "test": test}
+
+
+def _grouped_fold(
+    manifest: Manifest, indices: Iterable[int], fold: _Fold, by_patient: bool = True
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The other folds and this one of a label-stratified k-fold over patients or slices."""
+    from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415 - slow to import
+
+    def place(index: int) -> tuple[str, str, str]:
+        record = manifest.records[index]
+        return record.path.name.rpartition("!")[2], record.patient_id, str(record.path)
+
+    number, folds, seed = fold
+    # An order that depends on neither where the files lie nor how they were listed.
+    ordered = sorted(indices, key=place)
+    chosen = [manifest.records[index] for index in ordered]
+    groups = np.array([record.patient_id if by_patient else str(place) for place, record in enumerate(chosen)])
+    labels = np.array([record.label is Label.COVID for record in chosen], dtype=np.int64)
+    for label in Label:
+        count = len({*groups[labels == (label is Label.COVID)]})
+        if count < folds:
+            what = "patients" if by_patient else "slices"
+            raise DataError(f"{manifest}: {count} {label.value} {what} are too few for {folds} folds")
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    others, held = list(splitter.split(labels, labels, groups))[number - 1]
+    return tuple(ordered[i] for i in others), tuple(ordered[i] for i in held)
