@@ -1,19 +1,22 @@
-"""Slices to work with: cut out of volumes without a word of the patient, or phantoms."""
+"""Slices to work with: cut out of volumes without a word of the patient, previewed, or phantoms."""
 
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from tests.conftest import Command
+from tests.conftest import Command, save_image
 
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Label, read_mask
 from groundglass.data.phantoms import write_phantoms
+from groundglass.data.preview import write_previews
 from groundglass.data.slices import cut_slices
+from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import Phantom, make_phantom, make_series, write_dicom
 from groundglass.imaging.read import read_slices
 from groundglass.imaging.window import LUNG
@@ -77,6 +80,29 @@ def test_only_axial_slices_with_enough_lung(tmp_path: Path, dicom_samples: Path)
     written = list(cut_slices(dicom_samples, tmp_path / "out", every=1))
     # Those of the series' 25 that lie below the neck, 3 compressed ones, 2 axial ones; no abdomen, coronal or sagittal.
     assert 18 <= len(written) <= 23
+
+
+def test_slice_mask_crop_and_ten_painted_copies(tmp_path: Path, run_command: Command) -> None:
+    slices, output, side = tmp_path / "slices", tmp_path / "out", 256
+    for number in range(2):
+        phantom = make_phantom(np.random.default_rng(number), level=0.5, size=128)
+        save_image(slices / f"a b{number}.png", phantom.slice.pixels)
+    (slices / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    status, _, err = run_command("data", "preview", slices, "--output", output, "--size", side)
+    assert (status, "broken.png" in err) == (3, True)
+    first, second = sorted(output.iterdir())
+    assert [first.name, second.name] == ["00000-a_b0.png", "00001-a_b1.png"]
+    picture = cv2.imread(str(first), cv2.IMREAD_COLOR)
+    assert picture.shape == (4 * side, 4 * side, 3)
+    tiles = [tile for row in np.split(picture, 4) for tile in np.split(row, 4, axis=1)]
+    places = slice(24, 170)  # between the caption and the copy in the corner
+    assert len({tile[places].tobytes() for tile in tiles[:13]}) == 13, "no two are alike"
+    assert not any(tile.any() for tile in tiles[13:]), "places are left over"
+    mask = tiles[1][24:]
+    assert ((mask < 30) | (mask > 225)).mean() > 0.9
+    coloured = [bool((tile != tile[..., :1]).any()) for tile in tiles[:13]]
+    assert coloured == [False] * 3 + [True] * 10, "painted regions have an outline"
+    assert next(write_previews(slices, tmp_path / "again", Preprocessing(size=side))).read_bytes() == first.read_bytes()
 
 
 # Phantoms.

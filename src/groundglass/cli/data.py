@@ -33,6 +33,7 @@ app = typer.Typer(
 DataSets = Annotated[
     list[Path], Argument(help="COVID-CT, a folder with COVID/ and NonCOVID/, a manifest CSV or slices; or several.")
 ]
+Pictures = Annotated[Path, Option(help="Folder for the pictures.")]
 
 
 class Condition(Enum):
@@ -168,7 +169,7 @@ def audit(
 @app.command()
 def slices(
     volumes: Annotated[list[Path], Argument(help="Series and volumes: files, folders or zips.")],
-    output: Annotated[Path, Option(help="Folder for the pictures.")],
+    output: Pictures,
     every: Annotated[int, Option(min=1, help="Take one slice of so many.")] = 10,
 ) -> None:
     """Cut axial lung slices out of CT volumes as grey PNGs in the lung window, naming no patient."""
@@ -177,6 +178,25 @@ def slices(
     failed: list[ImageError] = []
     cut = (cut_slices(volume, output, every, failed.append) for volume in volumes)
     _written(output, sum(1 for pictures in cut for _ in pictures), "slices", failed)
+
+
+@app.command()
+def preview(
+    path: Annotated[Path, Argument(help="File, folder or zip of slices.")],
+    output: Pictures,
+    size: Annotated[int, Option(min=32, max=1024, help="Side of the cropped slice.")] = 256,
+    severity: Annotated[float, Option(min=0, max=1, help="Of the painted lesions, 0 to 1.")] = 0.5,
+    seed: Annotated[int, Option(min=0, help="Of the painted lesions.")] = 0,
+) -> None:
+    """Write one PNG per slice: the slice, its mask, its crop, and the crop with painted lesions."""
+    from groundglass.data.preview import write_previews
+    from groundglass.imaging.crop import Preprocessing
+
+    failed: list[ImageError] = []
+    pictures = write_previews(
+        path, output, Preprocessing(size=size), severity=severity, seed=seed, on_error=failed.append
+    )
+    _written(output, sum(1 for _ in pictures), "pictures", failed)
 
 
 @app.command()
