@@ -234,7 +234,11 @@ def test_covid_semiseg(tmp_path: Path, bring: Bring, lying: bool) -> None:
     for folder in (f"{train}/Doctor-label", "TestingSet/LungInfection-Test", *copies):
         for name, picture in (("Imgs/1.jpg", pixels), ("GT/1.png", lesions)):
             save_image(tmp_path / "Dataset" / folder / name, picture.T.copy() if lying else picture)
-    records = bring("covid-semiseg")
+    for name in ("Imgs/2.jpg", "GT/2.png"):
+        save_image(tmp_path / "Dataset" / train / "Doctor-label" / name, pixels)
+    damaged = "Imgs/2.jpg" if lying else "GT/2.png"
+    (tmp_path / "Dataset" / train / "Doctor-label" / damaged).write_bytes(b"no picture")
+    records = bring("covid-semiseg", left_out=damaged)
     assert [(record.split, record.label) for record in records] == [("test", COVID), ("train", COVID)]
     for record in records:
         assert np.abs(read_pixels(record).astype(np.int16) - pixels).mean() < 8, "JPEG is not exact"

@@ -43,6 +43,11 @@ def test_a_name_has_one_colour_in_all_panels() -> None:
     assert first == second
 
 
+def test_an_odd_number_of_panels_is_drawn() -> None:
+    panels = {(f"panel {number}", "AUC"): {"c2l": [[0.8]]} for number in range(3)}
+    assert [axes.get_title() for axes in figures.curves_figure(panels).axes] == ["panel 0", "panel 1", "panel 2"]
+
+
 def test_a_layer_is_the_more_opaque_the_surer_and_nothing_where_the_map_is_no_number() -> None:
     layer = overlay.map_layer(np.float32([[9, 0, -9], [np.nan, -np.inf, 9]]))
     assert layer[0, 0, :3].tolist() == [*overlay.LESION[::-1]]

@@ -325,17 +325,26 @@ def _covid_semiseg(tree: _Tree) -> _Scans:
             continue
         split = next((parts[name] for name in folder.parts if name in parts), None)
         masks = {path.stem: path for path in tree.files if path.parent == folder / "GT"}
-        slices = [(path, read_slice(path).pixels) for path in files if path.stem in masks]
-        lying = bool(slices) and np.median([_uprightness(pixels) for _, pixels in slices]) < 0
-        for path, pixels in slices:
-            record = tree.record(path, Label.COVID, split=split)
-            mask = read_slice(masks[path.stem]).pixels > 0
-            if mask.shape != pixels.shape:
-                raise DataError(f"{masks[path.stem]}: {mask.shape} pixels for a slice of {pixels.shape}")
-            if lying:
-                yield [tree.written(record, pixels.T.copy(), lesions=mask.T.copy())]
-            else:
-                yield [replace(record, lesion_mask=masks[path.stem])]
+        slices = {}
+        for path in (each for each in files if each.stem in masks):
+            try:
+                slices[path] = read_slice(path).pixels
+            except ImageError as error:
+                tree.report(error)
+        lying = bool(slices) and float(np.median([_uprightness(pixels) for pixels in slices.values()])) < 0
+        for path, pixels in slices.items():
+            yield _outlined(tree, tree.record(path, Label.COVID, split=split), pixels, masks[path.stem], lying)
+
+
+def _outlined(tree: _Tree, record: Record, pixels: Grey, path: Path, lying: bool) -> Iterator[Record]:
+    """One slice and the mask of its lesions, stood up where the patient lies on the side."""
+    mask = read_slice(path).pixels > 0
+    if mask.shape != pixels.shape:
+        raise ImageError(path, f"{mask.shape} pixels for a slice of {pixels.shape}; both are left out")
+    if lying:
+        yield tree.written(record, pixels.T.copy(), lesions=mask.T.copy())
+    else:
+        yield replace(record, lesion_mask=path)
 
 
 def _uprightness(pixels: Grey) -> float:

@@ -106,10 +106,10 @@ def description_tables(found: Description) -> Iterator[Table]:
         return _table(title, ("", *labels, "known patients"), rows, caption)
 
     unknown, several = found.slices_of_unknown_patients, len(found.patients_in_several_parts)
-    caption = f"{counted(unknown, 'slice')} of unknown patients" if unknown else None
-    caption = f"{counted(several, 'patient')} in several parts" if several else caption
+    remarks = [f"{counted(several, 'patient')} in several parts"] * bool(several)
+    remarks += [f"{counted(unknown, 'slice')} of unknown patients"] * bool(unknown)
     title = f"{escape(cut_middle(found.name, _NAME))}: {counted(sum(found.total.labels.values()), 'slice')}"
-    yield groups(title, [*found.splits, found.total], caption)
+    yield groups(title, [*found.splits, found.total], "; ".join(remarks) or None)
     largest = sorted(found.sources, key=lambda source: (-sum(source.labels.values()), source.name))
     rest = len(largest) - _SOURCES_SHOWN
     caption = f"{rest} smaller sources are not shown; --json has them all" if rest > 0 else None

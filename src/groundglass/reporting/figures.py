@@ -188,8 +188,8 @@ def curves_figure(panels: Mapping[tuple[str, str], Mapping[str, Sequence[Sequenc
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     height, width = (len(panels) + 1) // 2, min(2, len(panels))
     figure = _on_white((4.6 * width, 3.5 * height))
-    grid = figure.subplots(height, width, squeeze=False)
-    for axes, ((title, label), curves) in zip(grid.flat, panels.items(), strict=True):
+    for number, ((title, label), curves) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(height, width, number)
         for name, seeds in curves.items():
             colour, dashes = (each[names.index(name) % len(each)] for each in (_COLOURS, _DASHES))
             for values in seeds if len(seeds) > 1 else ():
