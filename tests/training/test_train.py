@@ -32,6 +32,7 @@ from groundglass.models.lung_net import LungNet
 from groundglass.training import lungs as lung
 from groundglass.training.recipe import Recipe, load_lungs_recipe, load_recipe
 from groundglass.training.run import WEIGHTS, Run, read_info
+from groundglass.training.samples import SampleKey
 from groundglass.training.train import train, train_job
 
 from .conftest import BEST, QUICK, QUICK_RECIPE, Small, assert_same_weights, command, job, kill_after_an_epoch
@@ -308,7 +309,8 @@ def test_what_is_known_of_a_slice_is_augmented_with_lungs_in_sight_and_disease_i
     whole, partial = lung.load_lung_slice(records[0]), lung.load_lung_slice(records[11])
     assert (whole.partial, partial.partial) == (False, True)
     assert whole.lungs.mean() == pytest.approx(phantom(0).lungs.mean(), rel=0.02)
-    slices, lungs, known = lung.LungSamples([whole, partial])[[(0, (0, 0, 1)), (1, (0, 0, 2))]]
+    keys = [SampleKey(index, False, False, (0, 0, index)) for index in range(2)]
+    slices, lungs, known = lung.LungSamples([whole, partial])[keys]
     assert slices.shape == lungs.shape == known.shape == (2, 1, SIDE, SIDE)
     assert 0 <= slices.min() < slices.max() <= 1
     assert set(lungs.unique().tolist()) == {0, 1}

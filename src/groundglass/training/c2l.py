@@ -31,7 +31,7 @@ from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import open_segmenter
 from groundglass.models.layers import Network
 from groundglass.models.registry import build
-from groundglass.training.recipe import PretrainRecipe, SynthesisSection
+from groundglass.training.recipe import PretrainRecipe
 from groundglass.training.samples import CONTEXT, Augmentation, EpochBatches, SampleKey, load_cropped, to_images
 from groundglass.training.trainer import Job, Scheduled, save_weights, seed_torch
 
@@ -185,7 +185,7 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
         few = f"{len(cropped)} slices are too few to pretrain in batches of {count}, {2 * count} would do"
         smaller = f"; or make batches smaller with --set training.batch_size={half}" if half > 1 else ""
         raise DataError(few + smaller)
-    batches = EpochBatches(len(cropped), 0, SynthesisSection(), count, job.seed)
+    batches = EpochBatches(len(cropped), count, job.seed)
     # At most half the slices, so that no key is older than an epoch.
     module = C2L(network, recipe, len(batches), min(recipe.contrast.queue or half, half), job.seed)
     # These travel with the weights.
@@ -196,8 +196,9 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
         "epochs": recipe.training.epochs,
         "images": [path.resolve().name for path in job.images],
         "slices": len(cropped),
+        "fingerprint": hashlib.sha256("".join(cropped.sha256).encode()).hexdigest(),
     }
-    job.begin(hashlib.sha256("".join(cropped.sha256).encode()).hexdigest(), facts)
+    job.begin(facts)
     views = TwoViews(cropped.pixels, preprocessing, Augmentation(recipe.augmentation, preprocessing.size))
     history = job.fit(module, DataLoader(views, batch_size=None, sampler=batches))
     backbone = network.backbone.state_dict().items()

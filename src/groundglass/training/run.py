@@ -29,7 +29,7 @@ from groundglass.imaging.slice import CTSlice
 from groundglass.models.layers import Network
 from groundglass.models.registry import build
 from groundglass.reporting.figures import curves_figure
-from groundglass.training.recipe import Recipe, parse_recipe
+from groundglass.training.recipe import Recipe, checked
 from groundglass.training.samples import to_images
 
 INFO, RECIPE, HISTORY, WEIGHTS = "run.json", "recipe.yaml", "history.csv", "weights.safetensors"
@@ -59,7 +59,7 @@ class Run:
         """
         path = Path(path)
         info = read_info(path)
-        return cls(path, parse_recipe(read_recipe(path), str(path / RECIPE)), info)
+        return cls(path, checked(Recipe, read_recipe(path), str(path / RECIPE)), info)
 
     @property
     def record_folder(self) -> Path:
