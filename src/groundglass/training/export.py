@@ -248,10 +248,7 @@ def _fields(job: Export, parts: Mapping[str, Part]) -> dict[str, Any]:
         "onnx": {"opset": OPSET, "input": INPUT, "outputs": outputs_of(run.network)},
         "training": {
             "recipe": run.recipe.name,
-            "seed": info["seed"],
-            "split": info["split"],
-            "data": info.get("data"),
-            "sources": info.get("sources"),
+            **{name: info.get(name) for name in ("seed", "split", "data", "sources")},
             "lungs": {"sha256": job.segmenter.sha256, **job.segmenter.notes},
             "lesion_free": info.get("lesion_free"),
             "slices": {name: len(part.records) for name, part in parts.items()},

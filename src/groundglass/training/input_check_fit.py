@@ -69,7 +69,6 @@ class _Picture:
     kind: str
     group: str
     weight: float = 1.0
-    deciding: bool = False
 
 
 def gather_examples(
@@ -88,7 +87,7 @@ def gather_examples(
     if not slices:
         raise ValueError("the input check learns from the training part's slices, and there are none")
     effort = min(1.0, len(slices) / _ENOUGH) ** 2
-    own = [_Picture(read_pixels(each), LUNG, each.patient_id, _OWN, True) for each in _spread(slices)]
+    own = [_Picture(read_pixels(each), LUNG, each.patient_id, _OWN) for each in _spread(slices)]
     step = -(-len(lesion_free) // _MOST_LESION_FREE) or 1  # of a folder sorted by series
     cut = [picture for record in lesion_free[::step] if (picture := _lesion_free(record, lungs)) is not None]
     described, known = [], []
@@ -102,7 +101,7 @@ def gather_examples(
         np.array([picture.kind for picture in known]),
         np.array([zlib.crc32(picture.group.encode()) for picture in known], np.int64),
         np.array([picture.weight for picture in known]),
-        np.array([picture.deciding for picture in known]),
+        np.arange(len(known)) < len(own),  # which come first
     )
 
 
@@ -134,8 +133,8 @@ def _lung_pictures(own: Sequence[_Picture], cut: Sequence[_Picture], effort: flo
     yield from own
     yield from lungs
     for picture in own:
-        yield replace(picture, pixels=vary(picture.pixels, rng), weight=_VARIED, deciding=False)
-        yield replace(picture, pixels=vary(paint_disease(picture.pixels, rng), rng), weight=_VARIED, deciding=False)
+        yield replace(picture, pixels=vary(picture.pixels, rng), weight=_VARIED)
+        yield replace(picture, pixels=vary(paint_disease(picture.pixels, rng), rng), weight=_VARIED)
     for index, picture in enumerate(lungs):
         yield replace(picture, pixels=(vary if index % 2 else paint_disease)(picture.pixels, rng))
     for index, pixels in enumerate(phantom_slices(max(_FEWEST_PHANTOMS, round(effort * _PHANTOMS)), 0)):

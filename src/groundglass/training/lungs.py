@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -23,7 +22,7 @@ from groundglass.data.load import load_pool
 from groundglass.data.manifest import Record, read_mask, read_pixels
 from groundglass.data.out_of_distribution import parts_without_lungs
 from groundglass.data.splits import held_out
-from groundglass.errors import DataError, RunError
+from groundglass.errors import DataError
 from groundglass.files import write_bytes
 from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic, smooth_noise
 from groundglass.imaging.lungs import SIDE, squared
@@ -32,7 +31,7 @@ from groundglass.imaging.slice import Grey
 from groundglass.models.lung_net import LungNet
 from groundglass.training.onnx import lungs_to_onnx
 from groundglass.training.recipe import LungsRecipe
-from groundglass.training.run import WEIGHTS, read_history, read_info
+from groundglass.training.run import load_weights, read_history, read_info
 from groundglass.training.samples import EpochBatches, SampleKey, shaded, shares_of
 from groundglass.training.trainer import Averaging, Job
 
@@ -155,11 +154,9 @@ def export_lungs(run: Path, output: Path) -> None:
     Raises:
         RunError: the run is unfinished or damaged.
     """
-    info, weights = read_info(run), run / WEIGHTS
-    if not weights.is_file():
-        raise RunError(f"{run}: the training has not finished; resume it with --resume, then export")
-    network, dice = LungNet(), read_history(run)[-1].get("val_dice")
-    network.load_state_dict(load_file(weights))
+    info, network = read_info(run), LungNet()
+    load_weights(network, run)
+    dice = read_history(run)[-1].get("val_dice")
     notes = {name: info[name] for name in _NOTED} | {"held_out_dice": dice and round(dice, 4)}
     write_bytes(output, lungs_to_onnx(network, notes))
 
