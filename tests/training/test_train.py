@@ -326,7 +326,7 @@ def test_what_is_known_of_a_slice_is_augmented_with_lungs_in_sight_and_disease_i
 
 
 def test_the_loss_counts_known_places_alone() -> None:
-    made, logit = lung.LungTrainer(LUNG_RECIPE, 4), torch.zeros(1, 1, 4, 4)
+    made, logit = lung.LungTrainer(LUNG_RECIPE, 4, 0), torch.zeros(1, 1, 4, 4)
     logit[..., 2:, :] = 9.0
     made.log = lambda *_, **__: None
     made.network.forward = lambda slices: logit

@@ -33,7 +33,7 @@ from groundglass.models.layers import Network
 from groundglass.models.registry import build
 from groundglass.training.recipe import PretrainRecipe
 from groundglass.training.samples import CONTEXT, Augmentation, EpochBatches, SampleKey, load_cropped, to_images
-from groundglass.training.trainer import Job, Scheduled, save_weights, seed_torch
+from groundglass.training.trainer import Job, Scheduled, save_weights
 
 BACKBONE = "backbone.safetensors"
 """The backbone alone under timm's names, in half precision: what other networks of the family start from."""
@@ -70,19 +70,14 @@ class C2L(Scheduled):
     pointer: Tensor
 
     def __init__(self, network: Network, recipe: PretrainRecipe, steps_per_epoch: int, queue: int, seed: int) -> None:
-        super().__init__(recipe, steps_per_epoch)
+        super().__init__(recipe, steps_per_epoch, seed)
         contrast = recipe.contrast
         self.student = Encoder(network, contrast.hidden, contrast.dimensions).to(memory_format=torch.channels_last)
         self.teacher = deepcopy(self.student).requires_grad_(False)
-        self.seed = seed
         self.register_buffer("queues", torch.zeros(3, queue, contrast.dimensions))
         # Number of the slice behind each key; -1 where no key has been written yet.
         self.register_buffer("owners", torch.full((queue,), -1, dtype=torch.int64))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
-
-    def on_train_batch_start(self, batch: Views, batch_idx: int) -> None:
-        """Seed what draws from torch's generator by the batch, so that a resumed training repeats it."""
-        seed_torch(self.seed, self.current_epoch, batch_idx)
 
     def training_step(self, batch: Views, batch_idx: int) -> Tensor:
         """Mean of the three comparisons' losses."""

@@ -62,8 +62,8 @@ class LungSlice(NamedTuple):
 class LungTrainer(Averaging):
     """Trains LungNet by cross-entropy and Dice; the averaged weights are what is validated and kept."""
 
-    def __init__(self, recipe: LungsRecipe, steps_per_epoch: int) -> None:
-        super().__init__(LungNet(), recipe, steps_per_epoch, _EMA)
+    def __init__(self, recipe: LungsRecipe, steps_per_epoch: int, seed: int) -> None:
+        super().__init__(LungNet(), recipe, steps_per_epoch, seed, _EMA)
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss where the truth is known."""
@@ -110,7 +110,7 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
     """
     recipe = job.recipe
     torch.manual_seed(job.seed)
-    module = LungTrainer(recipe, recipe.draws // recipe.training.batch_size)
+    module = LungTrainer(recipe, recipe.draws // recipe.training.batch_size, job.seed)
     job.prepare(module.network)
     records = [record for record in load_pool(job.data, job.map_label).records if record.split != "test"]
     masked = [record for record in records if record.lung_mask is not None]

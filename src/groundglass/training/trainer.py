@@ -65,17 +65,17 @@ _EXPECTED_WARNINGS = (
 )
 
 
-def seed_torch(*entropy: int) -> None:
-    """Seed torch's generator by what names a step, so that a resumed training repeats it."""
-    torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
-
-
 class Scheduled(LightningModule):
     """Learns by the optimiser and the schedule that a recipe names, from ``steps_per_epoch`` batches an epoch."""
 
-    def __init__(self, recipe: BaseRecipe, steps_per_epoch: int) -> None:
+    def __init__(self, recipe: BaseRecipe, steps_per_epoch: int, seed: int) -> None:
         super().__init__()
-        self.recipe, self.steps_per_epoch = recipe, steps_per_epoch
+        self.recipe, self.steps_per_epoch, self.seed = recipe, steps_per_epoch, seed
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed torch's generator, from which dropout draws, by the step, so that a resumed training repeats it."""
+        entropy = (self.seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
     def configure_optimizers(self) -> Any:
         """Timm's optimiser of what asks for gradients, without decay on biases and norms; its schedule, by the step."""
@@ -122,8 +122,8 @@ class Averaging(Scheduled):
     ``decay`` is that of the average; its memory grows with the steps seen, n / (n + 9), up to this.
     """
 
-    def __init__(self, network: nn.Module, recipe: BaseRecipe, steps_per_epoch: int, decay: float) -> None:
-        super().__init__(recipe, steps_per_epoch)
+    def __init__(self, network: nn.Module, recipe: BaseRecipe, steps_per_epoch: int, seed: int, decay: float) -> None:
+        super().__init__(recipe, steps_per_epoch, seed)
         self.network = network.to(memory_format=torch.channels_last)
         memory: Any = {"use_warmup": True, "warmup_gamma": 9.0, "warmup_power": 1.0}
         self.averaged = ModelEmaV3(network, decay, **memory).requires_grad_(False)
