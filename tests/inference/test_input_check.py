@@ -97,9 +97,8 @@ def test_patients_are_held_out_as_a_whole() -> None:
     """Every slice beside an identical one of its patient: seen, each would be known; held out, none is."""
     features = np.repeat(np.random.default_rng(5).normal(0, 1, (120, 400)), 2, axis=0)
     lungs = np.arange(240) < 120
-    by_patient = Examples(
-        features, np.where(lungs, LUNG, "other"), np.repeat(np.arange(120), 2), np.ones(240), deciding=lungs
-    )
+    kind, patient = np.where(lungs, LUNG, "other"), np.repeat(np.arange(120), 2)
+    by_patient = Examples(features, kind, patient, np.ones(240), deciding=lungs)
     check, seen = fit_input_check(by_patient), fit_model(by_patient).odds(features)
     assert check.limit > np.quantile(np.logaddexp.reduce(seen[lungs], axis=1), 0.99) + 1
     np.testing.assert_array_equal(InputCheck.from_arrays(check.as_arrays()).odds(features), seen)

@@ -309,8 +309,7 @@ def test_what_is_known_of_a_slice_is_augmented_with_lungs_in_sight_and_disease_i
     whole, partial = lung.load_lung_slice(records[0]), lung.load_lung_slice(records[11])
     assert (whole.partial, partial.partial) == (False, True)
     assert whole.lungs.mean() == pytest.approx(phantom(0).lungs.mean(), rel=0.02)
-    keys = [SampleKey(index, False, False, (0, 0, index)) for index in range(2)]
-    slices, lungs, known = lung.LungSamples([whole, partial])[keys]
+    slices, lungs, known = lung.LungSamples([whole, partial])[[SampleKey(n, False, False, (0, 0, n)) for n in (0, 1)]]
     assert slices.shape == lungs.shape == known.shape == (2, 1, SIDE, SIDE)
     assert 0 <= slices.min() < slices.max() <= 1
     assert set(lungs.unique().tolist()) == {0, 1}
