@@ -96,9 +96,10 @@ def test_pictures_that_cannot_show_lungs_are_refused(pixels: NDArray[Any], words
 def test_patients_are_held_out_as_a_whole() -> None:
     """Every slice beside an identical one of its patient: seen, each would be known; held out, none is."""
     features = np.repeat(np.random.default_rng(5).normal(0, 1, (120, 400)), 2, axis=0)
-    kind, lungs = (LUNG,) * 120 + ("other",) * 120, np.arange(240) < 120
-    by_patient = Examples(features, kind, np.repeat(np.arange(120), 2), np.ones(240))
-    check, seen = fit_input_check(by_patient, lungs), fit_model(by_patient).odds(features)
+    lungs = np.arange(240) < 120
+    kind, patient = np.where(lungs, LUNG, "other"), np.repeat(np.arange(120), 2)
+    by_patient = Examples(features, kind, patient, np.ones(240), deciding=lungs)
+    check, seen = fit_input_check(by_patient), fit_model(by_patient).odds(features)
     assert check.limit > np.quantile(np.logaddexp.reduce(seen[lungs], axis=1), 0.99) + 1
     np.testing.assert_array_equal(InputCheck.from_arrays(check.as_arrays()).odds(features), seen)
 

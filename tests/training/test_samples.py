@@ -142,15 +142,12 @@ def test_what_masks_teach() -> None:
         assert found.tolist() == [True, False, third, False, True], "COVID that hardly shows is left out"
     # Lesions are known from a mask, or where there are none.
     section = SamplingSection(lesion_free=("clean", "papers"))
-    for each in (masked, record(OTHER, "clean"), record(OTHER, collection="papers")):
-        assert _known(each, section)
-    for each in (record(COVID), record(OTHER), record(COVID, "clean")):
-        assert not _known(each, section)
+    assert all(_known(each, section) for each in (masked, record(OTHER, "clean"), record(OTHER, collection="papers")))
+    assert not any(_known(each, section) for each in (record(COVID), record(OTHER), record(COVID, "clean")))
 
 
 def keys(epoch: int = 0, seed: int = 1, **changes: object) -> list[SampleKey]:
-    synthesis = SynthesisSection(slices_per_epoch=16, painted=0.5)
-    batches = replace(samples.EpochBatches(32, 40, synthesis, 8, seed, epoch=epoch), **changes)
+    batches = replace(samples.EpochBatches(32, 8, seed, None, 40, 16, 0.5, epoch=epoch), **changes)
     return [key for batch in batches for key in batch]
 
 
@@ -162,10 +159,11 @@ def test_an_epoch_holds_every_real_slice_once_or_by_its_chance_and_the_painted_s
     assert drawn == keys()
     assert drawn not in (keys(epoch=1), keys(seed=2))
     chances = np.array([0.0, 0.1, 0.6, 0.3])
-    first, again, other = (keys(epoch, real=400, lesion_free=0, chances=chances) for epoch in (0, 0, 1))
+    first, again, other = (keys(epoch, real=400, synthetic=0, chances=chances) for epoch in (0, 0, 1))
     share = np.bincount([key.index for key in first], minlength=4) / 400
     assert (share[0], share.tolist()) == (0, pytest.approx(chances, abs=0.06))
     assert first == again != other
+    assert keys(real=400, synthetic=0, chances=chances, shuffled=False) == sorted(first, key=lambda key: key.seed)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +176,7 @@ def cropped() -> CroppedSet:
 def real(cropped: CroppedSet, *indices: int, **on: float) -> samples.Batch:
     """Slices of which the second and third are COVID, and the lesions of the last two are known."""
     labels, known = np.array([0, 1, 1, 0], np.float32), np.array([False, False, True, True])
-    own = TrainingSamples(cropped, labels, known, None, PREPROCESSING, augmentation(**on), SynthesisSection())
+    own = TrainingSamples(cropped, labels, known, cropped, PREPROCESSING, augmentation(**on), SynthesisSection())
     return own[[SampleKey(index, False, False, (0, 0, 0)) for index in indices]]
 
 

@@ -32,6 +32,7 @@ from groundglass.models.lung_net import LungNet
 from groundglass.training import lungs as lung
 from groundglass.training.recipe import Recipe, load_lungs_recipe, load_recipe
 from groundglass.training.run import WEIGHTS, Run, read_info
+from groundglass.training.samples import SampleKey
 from groundglass.training.train import train, train_job
 
 from .conftest import BEST, QUICK, QUICK_RECIPE, Small, assert_same_weights, command, job, kill_after_an_epoch
@@ -278,7 +279,7 @@ def test_a_run_of_lungs_is_resumed_and_exported(masked: Path, tmp_path: Path, mo
         patch.setattr(lung.LungTrainer, "on_train_epoch_start", stop)
         with pytest.raises(LookupError):
             lung.train_lungs(job(LUNG_RECIPE, masked, stopped))
-    with pytest.raises(RunError, match="has not finished"):
+    with pytest.raises(RunError, match="not finished"):
         lung.export_lungs(stopped, model)
     lung.train_lungs(job(LUNG_RECIPE, masked, stopped, resume=True))
     assert_same_weights(run, stopped)
@@ -308,7 +309,7 @@ def test_what_is_known_of_a_slice_is_augmented_with_lungs_in_sight_and_disease_i
     whole, partial = lung.load_lung_slice(records[0]), lung.load_lung_slice(records[11])
     assert (whole.partial, partial.partial) == (False, True)
     assert whole.lungs.mean() == pytest.approx(phantom(0).lungs.mean(), rel=0.02)
-    slices, lungs, known = lung.LungSamples([whole, partial])[[(0, (0, 0, 1)), (1, (0, 0, 2))]]
+    slices, lungs, known = lung.LungSamples([whole, partial])[[SampleKey(n, False, False, (0, 0, n)) for n in (0, 1)]]
     assert slices.shape == lungs.shape == known.shape == (2, 1, SIDE, SIDE)
     assert 0 <= slices.min() < slices.max() <= 1
     assert set(lungs.unique().tolist()) == {0, 1}
@@ -324,7 +325,7 @@ def test_what_is_known_of_a_slice_is_augmented_with_lungs_in_sight_and_disease_i
 
 
 def test_the_loss_counts_known_places_alone() -> None:
-    made, logit = lung.LungTrainer(LUNG_RECIPE, 4), torch.zeros(1, 1, 4, 4)
+    made, logit = lung.LungTrainer(LUNG_RECIPE, 4, 0), torch.zeros(1, 1, 4, 4)
     logit[..., 2:, :] = 9.0
     made.log = lambda *_, **__: None
     made.network.forward = lambda slices: logit

@@ -164,16 +164,15 @@ class Network(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = LogitHead(channels, drop_rate)
-        levels = list(enumerate(cast(Iterable[dict[str, Any]], backbone.feature_info)))
-        self._levels = [(number, level["num_chs"]) for number, level in levels if level["reduction"] in _STRIDES]
-        self.decoder = LesionDecoder([channels for _, channels in self._levels]) if lesions else None
+        levels = enumerate(cast(Iterable[dict[str, Any]], backbone.feature_info))
+        self._levels = {number: level for number, level in levels if level["reduction"] in _STRIDES}
+        self.decoder = LesionDecoder([level["num_chs"] for level in self._levels.values()]) if lesions else None
 
     def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The last feature map (B, channels, h, w) of images (B, 1, H, W), and those of strides 4 to 32."""
-        indices = [number for number, _ in self._levels]
         return cast(
             tuple[Tensor, list[Tensor]],
-            self.backbone.forward_intermediates(images, indices=indices),  # type: ignore[operator]
+            self.backbone.forward_intermediates(images, indices=list(self._levels)),  # type: ignore[operator]
         )
 
     def forward(self, images: Tensor) -> NetworkOutput:

@@ -7,9 +7,8 @@ ends in a gate ("extrusion activation module"); the histogram adds to the logit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from copy import deepcopy
-from typing import Any, Literal, TypedDict, cast
+from typing import Literal, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -110,34 +109,25 @@ class MaskEfficientNet(Network):
         self.gates = nn.ModuleList(_gate(width, attention) for width in widths)
         self.mask_branch = MaskBranch(backbone, widths[0], attention) if mask else None
         self.histogram_term = HistogramTerm() if histogram else None
-        ends = (level["module"] for level in cast(Iterable[dict[str, Any]], backbone.feature_info))
-        lasts = {number: int(end.rpartition(".")[2]) for number, end in enumerate(ends)}
-        self._stages = {lasts[number] for number, _ in self._levels}
-
-    def features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The last feature map (B, channels, h, w) of images (B, 1, H, W), and those of strides 4 to 32."""
-        return self._features(images, self._grey(images))
 
     def forward(self, images: Tensor) -> NetworkOutput:
         """Map (B, 1, H, W) to logit, lesion map and embedding."""
-        grey = self._grey(images)
-        output = self._decoded(*self._features(images, grey))
-        if self.histogram_term is None or grey is None:
-            return output
+        if self.histogram_term is None:
+            return super().forward(images)
+        grey = grey_levels(images)  # once for mask and histogram
+        output = self._decoded(*self.features(images, grey))
         return output._replace(logit=output.logit + self.histogram_term(grey_histogram(grey, _BINS)))
 
-    def _grey(self, images: Tensor) -> GreyLevels | None:
-        """The images' grey levels, computed once for mask and histogram, where there is either."""
-        return None if self.mask_branch is None and self.histogram_term is None else grey_levels(images)
-
-    def _features(self, images: Tensor, grey: GreyLevels | None) -> tuple[Tensor, list[Tensor]]:
-        backbone, pyramid = self.backbone, []
+    def features(self, images: Tensor, grey: GreyLevels | None = None) -> tuple[Tensor, list[Tensor]]:
+        """As of any network; ``grey`` are the images' grey levels, if they are known."""
+        backbone, pyramid, stages = self.backbone, [], {level["stage"] for level in self._levels.values()}
         features = backbone.bn1(backbone.conv_stem(images))  # type: ignore[operator]
-        for number, (stage, gate) in enumerate(zip(backbone.blocks, self.gates, strict=True)):  # type: ignore[arg-type]
+        gated = zip(backbone.blocks, self.gates, strict=True)  # type: ignore[arg-type]
+        for number, (stage, gate) in enumerate(gated, 1):
             features = gate(stage(features))
-            if number == 0 and self.mask_branch is not None and grey is not None:
-                features = self.mask_branch(binary_mask(grey), features)
-            if number in self._stages:
+            if number == 1 and self.mask_branch is not None:
+                features = self.mask_branch(binary_mask(grey or grey_levels(images)), features)
+            if number in stages:
                 pyramid.append(features)
         return cast(Tensor, backbone.bn2(backbone.conv_head(features))), pyramid  # type: ignore[operator]
 

@@ -31,9 +31,9 @@ from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import open_segmenter
 from groundglass.models.layers import Network
 from groundglass.models.registry import build
-from groundglass.training.recipe import PretrainRecipe, SynthesisSection
+from groundglass.training.recipe import PretrainRecipe
 from groundglass.training.samples import CONTEXT, Augmentation, EpochBatches, SampleKey, load_cropped, to_images
-from groundglass.training.trainer import Job, Scheduled, save_weights, seed_torch
+from groundglass.training.trainer import Job, Scheduled, save_weights
 
 BACKBONE = "backbone.safetensors"
 """The backbone alone under timm's names, in half precision: what other networks of the family start from."""
@@ -70,19 +70,14 @@ class C2L(Scheduled):
     pointer: Tensor
 
     def __init__(self, network: Network, recipe: PretrainRecipe, steps_per_epoch: int, queue: int, seed: int) -> None:
-        super().__init__(recipe, steps_per_epoch)
+        super().__init__(recipe, steps_per_epoch, seed)
         contrast = recipe.contrast
         self.student = Encoder(network, contrast.hidden, contrast.dimensions).to(memory_format=torch.channels_last)
         self.teacher = deepcopy(self.student).requires_grad_(False)
-        self.seed = seed
         self.register_buffer("queues", torch.zeros(3, queue, contrast.dimensions))
         # Number of the slice behind each key; -1 where no key has been written yet.
         self.register_buffer("owners", torch.full((queue,), -1, dtype=torch.int64))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
-
-    def on_train_batch_start(self, batch: Views, batch_idx: int) -> None:
-        """Seed what draws from torch's generator by the batch, so that a resumed training repeats it."""
-        seed_torch(self.seed, self.current_epoch, batch_idx)
 
     def training_step(self, batch: Views, batch_idx: int) -> Tensor:
         """Mean of the three comparisons' losses."""
@@ -185,7 +180,7 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
         few = f"{len(cropped)} slices are too few to pretrain in batches of {count}, {2 * count} would do"
         smaller = f"; or make batches smaller with --set training.batch_size={half}" if half > 1 else ""
         raise DataError(few + smaller)
-    batches = EpochBatches(len(cropped), 0, SynthesisSection(), count, job.seed)
+    batches = EpochBatches(len(cropped), count, job.seed)
     # At most half the slices, so that no key is older than an epoch.
     module = C2L(network, recipe, len(batches), min(recipe.contrast.queue or half, half), job.seed)
     # These travel with the weights.
@@ -196,8 +191,9 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
         "epochs": recipe.training.epochs,
         "images": [path.resolve().name for path in job.images],
         "slices": len(cropped),
+        "fingerprint": hashlib.sha256("".join(cropped.sha256).encode()).hexdigest(),
     }
-    job.begin(hashlib.sha256("".join(cropped.sha256).encode()).hexdigest(), facts)
+    job.begin(facts)
     views = TwoViews(cropped.pixels, preprocessing, Augmentation(recipe.augmentation, preprocessing.size))
     history = job.fit(module, DataLoader(views, batch_size=None, sampler=batches))
     backbone = network.backbone.state_dict().items()

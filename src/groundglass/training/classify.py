@@ -12,7 +12,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from groundglass.training.recipe import Recipe
 from groundglass.training.samples import Batch
-from groundglass.training.trainer import Averaging, seed_torch
+from groundglass.training.trainer import Averaging
 
 # Added to both sides of Dice, in pixels, so that a tiny lesion does not weigh as a large one.
 _SMOOTH = 20.0
@@ -28,16 +28,11 @@ class Classifier(Averaging):
     class_weights: Tensor
 
     def __init__(self, network: nn.Module, recipe: Recipe, steps_per_epoch: int, seed: int, covid: float = 0.5) -> None:
-        super().__init__(network, recipe, steps_per_epoch, recipe.training.ema_decay)
-        self.seed = seed
+        super().__init__(network, recipe, steps_per_epoch, seed, recipe.training.ema_decay)
         given = recipe.training.class_weights
         weights = (0.5 / (1 - covid), 0.5 / covid) if given == "balanced" else given
         self.register_buffer("class_weights", torch.tensor(weights or (1.0, 1.0)), persistent=False)
         self._validated: list[tuple[Tensor, Tensor]] = []
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout by the batch: what else draws from torch's generator differs after a resume."""
-        seed_torch(self.seed, self.current_epoch, batch_idx, self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss against smoothed labels, and that of the lesion map where lesions are known."""

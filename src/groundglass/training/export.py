@@ -6,7 +6,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from threading import current_thread, main_thread
@@ -32,7 +32,7 @@ from groundglass.inference import bundle
 from groundglass.inference.bundle import Engine, Outputs, Precision, save_arrays, self_test, write_bundle
 from groundglass.inference.calibration import Calibration
 from groundglass.reporting.html import environment
-from groundglass.training.input_check_fit import gather_examples
+from groundglass.training.input_check_fit import fit_input_check, gather_examples
 from groundglass.training.onnx import (
     CALIBRATING,
     CLOSE,
@@ -75,27 +75,6 @@ class Export:
         return self.run.lungs if self.lungs is None else open_segmenter(self.lungs)
 
 
-@dataclass(frozen=True)
-class _Slices:
-    """The slices of the run's split, cropped."""
-
-    preprocessing: Preprocessing
-    parts: Mapping[str, Part]
-    cropped: Mapping[str, CroppedSet]
-
-    def images(self, name: str, at_most: int | None = None) -> NDArray[np.float32]:
-        """Normalised, shape (N, size, size); of more than ``at_most`` slices so many, drawn."""
-        pixels = self.cropped[name].pixels
-        if at_most is not None:
-            pixels = pixels[np.random.default_rng(0).permutation(len(pixels))[:at_most]]
-        return self.preprocessing.normalise(pixels)
-
-    def auc(self, engine: Engine) -> float:
-        """On the validation part, which has both labels: export needs them to calibrate."""
-        logit = _run(engine, self.cropped["val"].pixels, self.preprocessing).logit
-        return float(roc_auc_score(self.parts["val"].label, logit))
-
-
 def export(job: Export, tell: Callable[[str], None]) -> Precision:
     """Write a bundle, ``tell`` each step, and return the precision of its model.
 
@@ -112,8 +91,8 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     again = job.output.suffix.lower() == ".zip" and job.output.is_file()
     check_writable(job.output.parent if again else job.output, "--output")
     check_writable(job.cache or cache_folder(), "--cache")
-    slices = _load(job, tell)
-    train, val = slices.parts["train"], slices.parts["val"]
+    parts, cropped = _load(job, tell)
+    train, val = parts["train"], parts["val"]
     lesion_free = () if job.lesion_free is None else load_dataset(job.lesion_free, job.map_label).records
     tell("gathering pictures that the input check is to accept and to refuse")
     # In a process of its own: this and PyTorch's exporter are Python, of which a process runs one at a time.
@@ -122,31 +101,32 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
         beside = Parallel(usable_cores(), return_as="generator")([gathering])
     with closing(beside):
         tell("exporting to ONNX")
-        model, precision, auc = _choose(job, slices, tell)
-        (gathered,) = beside
+        model, precision, auc = _choose(job, val, cropped, tell)
+        ((pictures, examples),) = beside
     engine = Engine(model, usable_cores())
     tell("predicting and measuring")
-    outputs = {name: _run(engine, each.pixels, run.preprocessing) for name, each in slices.cropped.items()}
+    outputs = {name: _run(engine, each.pixels, run.preprocessing) for name, each in cropped.items()}
     calibration = fit_calibration(outputs["val"].logit, val.label, _COVERAGE)
     probability = np.array([calibration.probability(float(value)) for value in outputs["val"].logit])
     fitted = series_rule(val, probability, _COVERAGE)
-    check = gathered.fit(_run(engine, gathered.cropped, run.preprocessing).embedding)
+    embedding = _run(engine, pictures, run.preprocessing).embedding
+    check = fit_input_check(replace(examples, features=np.concatenate([examples.features, embedding], axis=1)))
     other = ~np.isin(val.patient, train.patient)
     reference = fit_reference(outputs["train"].embedding, outputs["val"].embedding[other])
     if reference is None:
         tell("too few validation slices of other patients: how far other data lie will not be known")
-    if (tested := slices.parts.get("test")) is not None:
-        sha256 = fingerprint(tested, slices.cropped["test"].sha256)
+    if (tested := parts.get("test")) is not None:
+        sha256 = fingerprint(tested, cropped["test"].sha256)
         record_evaluation(run.path, tested, sha256, now(), job.output)
     fields = {
-        **_fields(job, slices),
+        **_fields(job, parts),
         "precision": precision,
         "calibration": calibration.model_dump(),
         "series": fitted and {**fitted[0].model_dump(), **fitted[1]},
         "metrics": {
             name: summary(part, outputs[name].logit, calibration)
             | {"by_source": _by_source(part, outputs[name].logit, calibration)}
-            for name, part in slices.parts.items()
+            for name, part in parts.items()
             if name != "train"
         },
         "validation_auc": auc,
@@ -176,8 +156,8 @@ def _deaf_children() -> Iterator[None]:
             signal.signal(signal.SIGINT, heard)
 
 
-def _load(job: Export, tell: Callable[[str], None]) -> _Slices:
-    """The parts that the split has; folds of the official training part, for instance, have no test part."""
+def _load(job: Export, tell: Callable[[str], None]) -> tuple[dict[str, Part], dict[str, CroppedSet]]:
+    """The parts that the split has, and their slices; folds of the official training part have no test part."""
     run = job.run
     manifest = load_pool(job.data, job.map_label).without(run.recipe.sampling.leave_out)
     spec, seed = run.info["split"], run.info["seed"]
@@ -194,28 +174,35 @@ def _load(job: Export, tell: Callable[[str], None]) -> _Slices:
     if not set(run.info["training_sha256"]) <= set(cropped["train"].sha256):
         named = name_some([str(path) for path in job.data])
         raise DataError(f"{named}: not the data that {run.path} was trained on")
-    return _Slices(run.preprocessing, parts, cropped)
+    return parts, cropped
 
 
 def _choose(
-    job: Export, slices: _Slices, tell: Callable[[str], None]
+    job: Export, val: Part, cropped: Mapping[str, CroppedSet], tell: Callable[[str], None]
 ) -> tuple[bytes, Precision, dict[Precision, float]]:
     """The model, its precision, and the validation AUC of each precision that was compared."""
-    run, images = job.run, slices.images("val")
+    run, normalise = job.run, job.run.preprocessing.normalise
+    images, pixels = normalise(cropped["val"].pixels), cropped["train"].pixels
+
+    def measured(engine: Engine) -> float:
+        # The validation part has both labels: export needs them to calibrate.
+        return float(roc_auc_score(val.label, _run(engine, cropped["val"].pixels, run.preprocessing).logit))
+
     fp32 = to_onnx(run.network, run.preprocessing.size)
     engine = Engine(fp32)
     difference = largest_difference(run.network, engine, images[:_COMPARED])
     if not difference <= CLOSE:  # nor may it be NaN
         raise RunError(f"{run.path}: the exported network differs from PyTorch's by {difference:.2g} (limit {CLOSE})")
-    auc: dict[Precision, float] = {"fp32": slices.auc(engine)}
+    auc: dict[Precision, float] = {"fp32": measured(engine)}
     few = job.precision is None and len(images) < _FEWEST_SEEN
     if few:
         tell(f"{len(images)} validation slices are too few to see what INT8 loses; fp32 is written")
     if few or job.precision == "fp32":
         return fp32, "fp32", auc
     tell("quantising to INT8")
-    int8 = quantise(fp32, slices.images("train", CALIBRATING), images)
-    auc["int8"] = slices.auc(Engine(int8))
+    drawn = np.random.default_rng(0).permutation(len(pixels))[:CALIBRATING]
+    int8 = quantise(fp32, normalise(pixels[drawn]), images)
+    auc["int8"] = measured(Engine(int8))
     loss = auc["fp32"] - auc["int8"]
     if loss <= _LARGEST_LOSS:
         return int8, "int8", auc
@@ -245,7 +232,7 @@ def _by_source(
     return {name: {key: dict(each) for key, each in table[name].items()} for name in sorted(table)}
 
 
-def _fields(job: Export, slices: _Slices) -> dict[str, Any]:
+def _fields(job: Export, parts: Mapping[str, Part]) -> dict[str, Any]:
     """What ``bundle.json`` says of the run."""
     run, info = job.run, job.run.info
     return {
@@ -261,15 +248,12 @@ def _fields(job: Export, slices: _Slices) -> dict[str, Any]:
         "onnx": {"opset": OPSET, "input": bundle.INPUT, "outputs": outputs_of(run.network)},
         "training": {
             "recipe": run.recipe.name,
-            "seed": info["seed"],
-            "split": info["split"],
-            "data": info.get("data"),
-            "sources": info.get("sources"),
+            **{name: info.get(name) for name in ("seed", "split", "data", "sources")},
             "lungs": {"sha256": job.segmenter.sha256, **job.segmenter.notes},
             "lesion_free": info.get("lesion_free"),
-            "slices": {name: len(part.records) for name, part in slices.parts.items()},
+            "slices": {name: len(part.records) for name, part in parts.items()},
             # Sources of which every slice has one label, and that label.
-            "one_label": one_label(slices.parts["train"].records),
+            "one_label": one_label(parts["train"].records),
             "fingerprint": info.get("fingerprint"),
             "sha256": info["training_sha256"],
             "epochs": run.recipe.training.epochs,

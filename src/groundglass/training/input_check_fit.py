@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 
 import numpy as np
@@ -45,39 +45,22 @@ _ACCEPTED, _REFUSED = 0.99, 0.99
 
 @dataclass(frozen=True)
 class Examples:
-    """Described pictures of known kind, N of them."""
+    """Described pictures of known kind, N of them; all but ``features`` are of shape (N,)."""
 
     features: Features  # shape (N, d)
-    kind: tuple[str, ...]  # `LUNG`, or what else each picture is
-    group: NDArray[np.integer]  # whose it is, shape (N,): pictures of one group are never on both sides of a fit
-    weight: _Weights  # how much each lung slice counts, shape (N,); other kinds are weighted by their numbers
+    kind: NDArray[np.str_]  # `LUNG`, or what else each picture is
+    group: NDArray[np.integer]  # whose it is: pictures of one group are never on both sides of a fit
+    weight: _Weights  # how much each lung slice counts; other kinds are weighted by their numbers
+    deciding: NDArray[np.bool_]  # the lung slices that decide on the limit: a data set's own as they are
 
     @property
     def lung(self) -> NDArray[np.bool_]:
-        """Which pictures are lung slices, shape (N,)."""
-        return np.array([kind == LUNG for kind in self.kind])
+        """Which pictures are lung slices."""
+        return np.asarray(self.kind == LUNG)
 
     def take(self, chosen: NDArray[np.bool_]) -> Examples:
         """Those examples alone."""
-        kind = tuple(kind for kind, keep in zip(self.kind, chosen, strict=True) if keep)
-        return Examples(self.features[chosen], kind, self.group[chosen], self.weight[chosen])
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """Pictures to learn from, cropped, uint8 (N, size, size), and described but for their embedding.
-
-    ``deciding`` are the lung slices that decide on the limit: the data set's own as they are, shape (N,).
-    """
-
-    cropped: NDArray[np.uint8]
-    examples: Examples
-    deciding: NDArray[np.bool_]
-
-    def fit(self, embedding: NDArray[np.float32]) -> InputCheck:
-        """The input check of the model that has embedded ``cropped``, as an array of shape (N, d)."""
-        features = np.concatenate([self.examples.features, embedding], axis=1)
-        return fit_input_check(replace(self.examples, features=features), self.deciding)
+        return Examples(*(getattr(self, each.name)[chosen] for each in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -86,14 +69,14 @@ class _Picture:
     kind: str
     group: str
     weight: float = 1.0
-    deciding: bool = False
 
 
 def gather_examples(
     preprocessing: Preprocessing, lungs: LungSegmenter, slices: Sequence[Record], lesion_free: Sequence[Record] = ()
-) -> Gathered:
+) -> tuple[NDArray[np.uint8], Examples]:
     """Read, synthesise, crop and describe everything the input check learns from; a minute for COVID-CT.
 
+    Gives pictures, cropped, uint8 (N, size, size), and their description, which their embedding is to follow.
     ``preprocessing`` and ``lungs`` are the model's; ``slices`` those of the training part, lung slices all of them (of
     fewer than 400, less is synthesised); ``lesion_free`` further ones, cut from anywhere in a series.
 
@@ -104,7 +87,7 @@ def gather_examples(
     if not slices:
         raise ValueError("the input check learns from the training part's slices, and there are none")
     effort = min(1.0, len(slices) / _ENOUGH) ** 2
-    own = [_Picture(read_pixels(each), LUNG, each.patient_id, _OWN, True) for each in _spread(slices)]
+    own = [_Picture(read_pixels(each), LUNG, each.patient_id, _OWN) for each in _spread(slices)]
     step = -(-len(lesion_free) // _MOST_LESION_FREE) or 1  # of a folder sorted by series
     cut = [picture for record in lesion_free[::step] if (picture := _lesion_free(record, lungs)) is not None]
     described, known = [], []
@@ -113,14 +96,13 @@ def gather_examples(
         described.append(appearance(picture.pixels, cropped))
         # Thousands of pictures are gathered, and only the small copies are kept.
         known.append(replace(picture, pixels=cropped.pixels))
-    examples = Examples(
+    return np.stack([picture.pixels for picture in known]), Examples(
         np.stack(described),
-        tuple(picture.kind for picture in known),
+        np.array([picture.kind for picture in known]),
         np.array([zlib.crc32(picture.group.encode()) for picture in known], np.int64),
         np.array([picture.weight for picture in known]),
+        np.arange(len(known)) < len(own),  # which come first
     )
-    deciding = np.array([picture.deciding for picture in known])
-    return Gathered(np.stack([picture.pixels for picture in known]), examples, deciding)
 
 
 def _spread(slices: Sequence[Record]) -> list[Record]:
@@ -151,8 +133,8 @@ def _lung_pictures(own: Sequence[_Picture], cut: Sequence[_Picture], effort: flo
     yield from own
     yield from lungs
     for picture in own:
-        yield replace(picture, pixels=vary(picture.pixels, rng), weight=_VARIED, deciding=False)
-        yield replace(picture, pixels=vary(paint_disease(picture.pixels, rng), rng), weight=_VARIED, deciding=False)
+        yield replace(picture, pixels=vary(picture.pixels, rng), weight=_VARIED)
+        yield replace(picture, pixels=vary(paint_disease(picture.pixels, rng), rng), weight=_VARIED)
     for index, picture in enumerate(lungs):
         yield replace(picture, pixels=(vary if index % 2 else paint_disease)(picture.pixels, rng))
     for index, pixels in enumerate(phantom_slices(max(_FEWEST_PHANTOMS, round(effort * _PHANTOMS)), 0)):
@@ -166,16 +148,15 @@ def _other_pictures(own: Sequence[_Picture], cut: Sequence[_Picture], effort: fl
         yield _Picture(pixels, kind, f"other {index}")
 
 
-def fit_input_check(examples: Examples, deciding: NDArray[np.bool_]) -> InputCheck:
+def fit_input_check(examples: Examples) -> InputCheck:
     """Learn to distinguish lung slices from other pictures.
 
     The limit is the larger of the two that accept 99 % of held-out lung slices and refuse 99 % of held-out
     other pictures. Where the kinds lie well apart, that of the lung slices is too strict: all of them were
-    trained on, and the network's embeddings of new ones lie farther out. ``deciding`` says which of the lung
-    slices decide, shape (N,), at least one.
+    trained on, and the network's embeddings of new ones lie farther out. At least one lung slice decides.
     """
     held_out = _held_out_odds(examples)
-    accepting = np.quantile(held_out[deciding], _ACCEPTED)
+    accepting = np.quantile(held_out[examples.deciding], _ACCEPTED)
     refusing = np.quantile(held_out[~examples.lung], 1 - _REFUSED)
     # Below even odds nothing is refused, however well the kinds can be distinguished.
     return replace(fit_model(examples), limit=round(max(0.0, float(accepting), float(refusing)), 4))
@@ -184,7 +165,7 @@ def fit_input_check(examples: Examples, deciding: NDArray[np.bool_]) -> InputChe
 def fit_model(examples: Examples) -> InputCheck:
     """Fit to examples, at least one of a lung slice and one of another kind."""
     lung = examples.lung
-    kinds = sorted(set(examples.kind) - {LUNG})
+    kinds = sorted({*examples.kind.tolist()} - {LUNG})
     base = _standardise(examples.features[lung], examples.weight[lung], kinds)
     described = base.describe(examples.features).astype(np.float64)
     target = np.array([[LUNG, *kinds].index(kind) for kind in examples.kind])

@@ -14,16 +14,15 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from groundglass.data.load import load_pool
 from groundglass.data.manifest import Record, read_mask, read_pixels
 from groundglass.data.out_of_distribution import parts_without_lungs
 from groundglass.data.splits import held_out
-from groundglass.errors import DataError, RunError
+from groundglass.errors import DataError
 from groundglass.files import write_bytes
 from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic, smooth_noise
 from groundglass.imaging.lungs import SIDE, squared
@@ -32,8 +31,8 @@ from groundglass.imaging.slice import Grey
 from groundglass.models.lung_net import LungNet
 from groundglass.training.onnx import lungs_to_onnx
 from groundglass.training.recipe import LungsRecipe
-from groundglass.training.run import WEIGHTS, read_history, read_info
-from groundglass.training.samples import shaded
+from groundglass.training.run import load_weights, read_history, read_info
+from groundglass.training.samples import EpochBatches, SampleKey, shaded, shares_of
 from groundglass.training.trainer import Averaging, Job
 
 # Slices are kept in squares of this side and warped from there to what the network sees.
@@ -49,7 +48,6 @@ _PHANTOM, _NOTHING = "phantom", "empty"
 _NOTED = ("recipe", "seed", "sources", "counts", "parameters", "fingerprint", "training_seconds", "versions")
 
 _Mask = NDArray[np.uint8]
-_Key = tuple[int, tuple[int, int, int]]
 
 
 class LungSlice(NamedTuple):
@@ -64,9 +62,8 @@ class LungSlice(NamedTuple):
 class LungTrainer(Averaging):
     """Trains LungNet by cross-entropy and Dice; the averaged weights are what is validated and kept."""
 
-    def __init__(self, recipe: LungsRecipe, steps_per_epoch: int) -> None:
-        super().__init__(LungNet(), recipe, steps_per_epoch, _EMA)
-        self._dice: list[Tensor] = []
+    def __init__(self, recipe: LungsRecipe, steps_per_epoch: int, seed: int) -> None:
+        super().__init__(LungNet(), recipe, steps_per_epoch, seed, _EMA)
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss where the truth is known."""
@@ -81,54 +78,25 @@ class LungTrainer(Averaging):
         return cast(Tensor, loss)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Dice of each slice."""
+        """Mean Dice of the slices."""
         found, lungs = self.averaged(batch[0]) > 0, batch[1] > 0
         both, either = (each.sum(dim=(1, 2, 3)) for each in (found & lungs, found.int() + lungs.int()))
         # Nothing found where there is nothing is right.
-        self._dice.append((2 * both + 1) / (either + 1))
-
-    def on_validation_epoch_end(self) -> None:
-        """Mean over the slices."""
-        self.log("val_dice", torch.cat(self._dice).mean(), prog_bar=True)
-        self._dice.clear()
+        self.log("val_dice", ((2 * both + 1) / (either + 1)).mean(), prog_bar=True, batch_size=len(found))
 
 
 @dataclass(frozen=True)
 class LungSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Batches of augmented slices, lungs and where these are known, made from slice numbers and seeds."""
+    """Batches of augmented slices, lungs and where these are known, made from keys."""
 
     slices: Sequence[LungSlice]
 
-    def __getitem__(self, keys: list[_Key]) -> tuple[Tensor, Tensor, Tensor]:
-        slices = [self.slices[index] for index, _ in keys]
-        seeds = [np.random.default_rng(seed) for _, seed in keys]
+    def __getitem__(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor, Tensor]:
+        slices = [self.slices[key.index] for key in keys]
+        seeds = [np.random.default_rng(key.seed) for key in keys]
         pixels, lungs = zip(*map(augmented, slices, seeds), strict=True)
         known = [own if each.partial else np.ones_like(own) for each, own in zip(slices, lungs, strict=True)]
         return _image(pixels) / 255, _image(lungs), _image(known)
-
-
-@dataclass(eq=False)
-class LungBatches(Sampler[list[_Key]]):
-    """Batches of slice numbers and seeds, drawn from (seed, epoch) and nothing else."""
-
-    chances: NDArray[np.float64]
-    draws: int
-    batch_size: int
-    seed: int
-    epoch: int = 0
-
-    def __len__(self) -> int:
-        return self.draws // self.batch_size
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[list[_Key]]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        drawn = rng.choice(len(self.chances), len(self) * self.batch_size, p=self.chances)
-        keys = [(int(index), (self.seed, self.epoch, place)) for place, index in enumerate(drawn)]
-        yield from (keys[start : start + self.batch_size] for start in range(0, len(keys), self.batch_size))
 
 
 def train_lungs(job: Job[LungsRecipe]) -> float | None:
@@ -142,7 +110,7 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
     """
     recipe = job.recipe
     torch.manual_seed(job.seed)
-    module = LungTrainer(recipe, recipe.draws // recipe.training.batch_size)
+    module = LungTrainer(recipe, recipe.draws // recipe.training.batch_size, job.seed)
     job.prepare(module.network)
     records = [record for record in load_pool(job.data, job.map_label).records if record.split != "test"]
     masked = [record for record in records if record.lung_mask is not None]
@@ -161,22 +129,21 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
         "sources": sorted({each.source for each in training}),
         "counts": {"train": len(training), "val": len(validation)},
         "parameters": sum(each.numel() for each in module.network.parameters()),
+        "fingerprint": hashlib.sha256(content).hexdigest(),
     }
-    job.begin(hashlib.sha256(content).hexdigest(), facts)
+    job.begin(facts)
     others = parts_without_lungs(np.random.default_rng([job.seed, 2]), _EMPTY, _KEPT)
     nothing = np.zeros((_KEPT, _KEPT), np.uint8)
     empty = (LungSlice(_NOTHING, squared(pixels, _KEPT), nothing) for pixels in others)
     slices = [*training, *_phantoms(job.seed), *empty]
-    batches = LungBatches(_chances(slices, recipe), recipe.draws, recipe.training.batch_size, job.seed)
-    held = [
-        (_image([squared(each.pixels, SIDE)])[0] / 255, _image([squared(each.lungs * 255, SIDE) > 127])[0])
-        for each in validation
-    ]
-    history = job.fit(
-        module,
-        DataLoader(LungSamples(slices), batch_size=None, sampler=batches),
-        DataLoader(held, batch_size=64) if held else None,  # type: ignore[arg-type]
-    )
+    chances, size = _chances(slices, recipe), recipe.training.batch_size
+    batches = EpochBatches(recipe.draws, size, job.seed, chances, shuffled=False)
+    held_loader = None
+    if validation:
+        pixels = _image([squared(each.pixels, SIDE) for each in validation]) / 255
+        lungs = _image([squared(each.lungs * 255, SIDE) > 127 for each in validation])
+        held_loader = DataLoader(TensorDataset(pixels, lungs), batch_size=64)
+    history = job.fit(module, DataLoader(LungSamples(slices), batch_size=None, sampler=batches), held_loader)
     job.finish(history, module.averaged.module.state_dict())
     return history.rows[-1].get("val_dice")
 
@@ -187,11 +154,9 @@ def export_lungs(run: Path, output: Path) -> None:
     Raises:
         RunError: the run is unfinished or damaged.
     """
-    info, weights = read_info(run), run / WEIGHTS
-    if not weights.is_file():
-        raise RunError(f"{run}: the training has not finished; resume it with --resume, then export")
-    network, dice = LungNet(), read_history(run)[-1].get("val_dice")
-    network.load_state_dict(load_file(weights))
+    info, network = read_info(run), LungNet()
+    load_weights(network, run)
+    dice = read_history(run)[-1].get("val_dice")
     notes = {name: info[name] for name in _NOTED} | {"held_out_dice": dice and round(dice, 4)}
     write_bytes(output, lungs_to_onnx(network, notes))
 
@@ -220,10 +185,8 @@ def _phantoms(seed: int) -> Iterator[LungSlice]:
 
 def _chances(slices: Sequence[LungSlice], recipe: LungsRecipe) -> NDArray[np.float64]:
     """How likely each slice is drawn; those at the ends of the lungs, which are few, more often."""
-    fixed, sources = {_PHANTOM: recipe.phantoms, _NOTHING: recipe.empty}, [each.source for each in slices]
-    roots = {name: count**0.5 for name, count in Counter(sources).items() if name not in fixed}
-    rest = (1 - sum(fixed.values())) / sum(roots.values())
-    shares = fixed | {name: root * rest for name, root in roots.items()}
+    sources = [each.source for each in slices]
+    shares = shares_of(Counter(sources), {_PHANTOM: recipe.phantoms, _NOTHING: recipe.empty})
     weight = np.array([_APEX_WEIGHT if 0 < each.lungs.mean() < _APEX else 1.0 for each in slices])
     total = {name: weight[[each == name for each in sources]].sum() for name in set(sources)}
     chances = np.array([shares[name] for name in sources]) * weight / [total[name] for name in sources]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -22,7 +22,6 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from torch import nn
 
-from groundglass.errors import RunError
 from groundglass.imaging import lungs
 from groundglass.imaging.crop import Preprocessing
 from groundglass.inference.bundle import INPUT, OUTPUTS, Engine
@@ -52,8 +51,7 @@ _AS_GOOD = 0.15
 
 def to_onnx(network: Network, size: int) -> bytes:
     """Export a network, float32 (B, 1, size, size) to a ``NetworkOutput``, with a batch of any length."""
-    outputs = outputs_of(network)
-    return _exported(_Exported(network, outputs), size, INPUT, outputs)
+    return _exported(network, size, INPUT, outputs_of(network))
 
 
 def lungs_to_onnx(network: LungNet, notes: Mapping[str, Any]) -> bytes:
@@ -98,27 +96,13 @@ def _exported(module: nn.Module, size: int, name: str, outputs: list[str]) -> by
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
         )
-    if program is None:
-        raise RunError("PyTorch's exporter returned no program")
     # The exporter notes the code that it traced, paths on this machine among it.
-    model = program.model_proto
+    model = cast(torch.onnx.ONNXProgram, program).model_proto
     graph = model.graph
     for noted in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         noted.ClearField("metadata_props")
         noted.ClearField("doc_string")
     return bytes(model.SerializeToString())
-
-
-class _Exported(nn.Module):
-    """A network with the outputs of these names, in their order."""
-
-    def __init__(self, network: Network, outputs: list[str]) -> None:
-        super().__init__()
-        self.network, self.outputs = network, outputs
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        output = self.network(images)
-        return tuple(getattr(output, name) for name in self.outputs)
 
 
 def largest_difference(network: Network, engine: Engine, images: NDArray[np.float32]) -> float:
@@ -129,12 +113,9 @@ def largest_difference(network: Network, engine: Engine, images: NDArray[np.floa
     with torch.inference_mode():
         expected = network(torch.from_numpy(images).unsqueeze(1))
     outputs = engine.run(images)
-
-    def difference(name: str) -> NDArray[np.float32]:
-        values = getattr(expected, name).numpy()
-        return np.asarray(np.abs(values - getattr(outputs, name)) / np.maximum(1, np.abs(values)))
-
-    return float(np.max([difference(name).max() for name in outputs_of(network)]))  # NaN where there is one
+    pairs = ((getattr(expected, name).numpy(), getattr(outputs, name)) for name in outputs_of(network))
+    # NaN where there is one.
+    return float(np.max([np.max(np.abs(own - other) / np.maximum(1, np.abs(own))) for own, other in pairs]))
 
 
 @contextmanager

@@ -277,7 +277,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: for an unknown recipe, an unknown key (with a suggestion) or a value out of range.
     """
-    return parse_recipe(_fields(name, overrides), name)
+    return checked(Recipe, _fields(name, overrides), name)
 
 
 def load_lungs_recipe(name: str, overrides: Sequence[str] = ()) -> LungsRecipe | None:
@@ -285,24 +285,20 @@ def load_lungs_recipe(name: str, overrides: Sequence[str] = ()) -> LungsRecipe |
     fields = _fields(name, overrides)
     network = fields.get("network")
     of_lungs = isinstance(network, dict) and network.get("name") == LUNG_NET
-    return _checked(LungsRecipe, fields, name) if of_lungs else None
+    return checked(LungsRecipe, fields, name) if of_lungs else None
 
 
 def load_pretrain_recipe(name: str, overrides: Sequence[str] = ()) -> PretrainRecipe:
     """Read a pretraining recipe like :func:`load_recipe`."""
-    return _checked(PretrainRecipe, _fields(name, overrides, "pretraining"), name)
+    return checked(PretrainRecipe, _fields(name, overrides, "pretraining"), name)
 
 
-def parse_recipe(fields: dict[str, Any], name: str) -> Recipe:
-    """Check a recipe's fields; ``name`` is what an error message calls it.
+def checked(model: type[AnyRecipe_co], fields: dict[str, Any], name: str) -> AnyRecipe_co:
+    """A recipe of its fields; ``name`` is what an error message calls it.
 
     Raises:
         RecipeError: for the first unknown key (with a suggestion), missing key or value out of range.
     """
-    return _checked(Recipe, fields, name)
-
-
-def _checked(model: type[AnyRecipe_co], fields: dict[str, Any], name: str) -> AnyRecipe_co:
     try:
         return model.model_validate(fields)
     except ValidationError as error:

@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from groundglass.imaging.slice import CTSlice
 from groundglass.models.layers import Network
 from groundglass.models.registry import build
 from groundglass.reporting.figures import curves_figure
-from groundglass.training.recipe import Recipe, parse_recipe
+from groundglass.training.recipe import Recipe, checked
 from groundglass.training.samples import to_images
 
 INFO, RECIPE, HISTORY, WEIGHTS = "run.json", "recipe.yaml", "history.csv", "weights.safetensors"
@@ -49,6 +49,7 @@ class Run:
     path: Path
     recipe: Recipe
     info: Mapping[str, Any]
+    calibration: None = field(default=None, init=False)  # export fits it for a bundle
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -59,16 +60,12 @@ class Run:
         """
         path = Path(path)
         info = read_info(path)
-        return cls(path, parse_recipe(read_recipe(path), str(path / RECIPE)), info)
+        return cls(path, checked(Recipe, read_recipe(path), str(path / RECIPE)), info)
 
     @property
     def preprocessing(self) -> Preprocessing:
         """How its slices are cropped and normalised."""
         return self.recipe.preprocessing.build()
-
-    @property
-    def calibration(self) -> None:
-        """None: export fits it for a bundle."""
 
     @cached_property
     def lungs(self) -> LungSegmenter:
@@ -78,15 +75,8 @@ class Run:
     @cached_property
     def network(self) -> Network:
         """The trained network on the CPU, in evaluation mode; a RunError where its weights are missing or damaged."""
-        weights = self.path / WEIGHTS
-        if not weights.is_file():
-            what = f"training is not finished ({WEIGHTS} is missing)"
-            raise RunError(f"{self.path}: {what}; resume it with --resume")
         network = build_network(self.recipe, pretrained=False)
-        try:
-            network.load_state_dict(load_file(weights))
-        except (SafetensorError, OSError, RuntimeError) as error:
-            raise RunError(f"{weights}: damaged weights ({str(error).splitlines()[0]})") from None
+        load_weights(network, self.path)
         return network.eval().to(memory_format=torch.channels_last)
 
     @cached_property
@@ -130,15 +120,26 @@ def build_network(recipe: Recipe, *, pretrained: bool = True) -> Network:
     return build(section.name, weights, drop_rate=section.dropout, **switches)
 
 
+def load_weights(network: nn.Module, folder: Path) -> None:
+    """Give a network the weights that its training left in a run's folder; a RunError where they are not or damaged."""
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise RunError(f"{folder}: training is not finished ({WEIGHTS} is missing); resume it with --resume")
+    try:
+        network.load_state_dict(load_file(weights))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise RunError(f"{weights}: damaged weights ({str(error).splitlines()[0]})") from None
+
+
 def read_info(folder: Path) -> dict[str, Any]:
     """Content of a run's ``run.json``; a RunError where there is none, it is damaged, or of another format."""
     if not (folder / INFO).exists():
-        what = f"no run here ({INFO} is missing); train one with `groundglass train`"
-        raise RunError(f"{folder}: {what}")
+        raise RunError(f"{folder}: no run here ({INFO} is missing); train one with `groundglass train`")
     info = _parsed(folder / INFO, json.loads)
     if (written := info.get("format", 1)) != FORMAT:
-        reads = f"this version of groundglass reads {FORMAT}; train it again"
-        raise RunError(f"{folder}: a run of format {written}, {reads}")
+        raise RunError(
+            f"{folder}: a run of format {written}, this version of groundglass reads {FORMAT}; train it again"
+        )
     return info
 
 

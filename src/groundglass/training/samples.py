@@ -10,11 +10,11 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from zipfile import BadZipFile
 
 import cv2
@@ -47,6 +47,8 @@ _OTHER_KINDS = (Kind.CONSOLIDATION, Kind.CRAZY_PAVING, Kind.MIXED)
 _MIMICS = tuple(Mimic)
 # What lies so near the lungs is kept when everything else is blackened.
 _RIM = np.ones((5, 5), np.uint8)
+
+_Source = TypeVar("_Source")
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,13 @@ def _erased(pixels: Grey, rng: np.random.Generator) -> Grey:
     return out
 
 
+def shares_of(sizes: Mapping[_Source, int], fixed: Mapping[_Source, float]) -> dict[_Source, float]:
+    """The share of each source: its ``fixed`` one, or of what these leave one by the square root of its size."""
+    roots = {key: math.sqrt(size) for key, size in sizes.items() if key not in fixed}
+    rest = max(0.0, 1 - sum(fixed.values())) / (sum(roots.values()) or 1)
+    return {key: fixed[key] if key in fixed else roots[key] * rest for key in sizes}
+
+
 @dataclass(frozen=True)
 class SampleKey:
     """One sample of one epoch: its slice, in the lesion-free set or the other, and the seed of all that is random."""
@@ -261,22 +270,20 @@ class EpochBatches(Sampler[list[SampleKey]]):
     """
 
     real: int  # number of labelled slices an epoch holds
-    lesion_free: int  # number of lesion-free slices to draw from
-    synthesis: SynthesisSection  # how many of them are drawn an epoch, and the share that is painted
     # Samples of one batch over all processes; a smaller rest is dropped, as batch statistics of a few samples harm.
     batch_size: int
     seed: int  # of the run
+    chances: NDArray[np.float64] | None = None  # how likely each slice is drawn; None: each once
+    lesion_free: int = 0  # number of lesion-free slices to draw from
+    synthetic: int = 0  # how many of them an epoch holds
+    painted: float = 0.0  # share of these that is painted
     rank: int = 0  # number of this process
     world_size: int = 1  # of how many
-    chances: NDArray[np.float64] | None = None  # how likely each is drawn; None: each once
+    shuffled: bool = True  # else in the order in which they were drawn
     epoch: int = 0
 
     def __len__(self) -> int:
-        return max(1, (self.real + self._synthetic) // self.batch_size)
-
-    @property
-    def _synthetic(self) -> int:
-        return self.synthesis.slices_per_epoch if self.lesion_free else 0
+        return max(1, (self.real + self.synthetic) // self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration draws."""
@@ -287,12 +294,12 @@ class EpochBatches(Sampler[list[SampleKey]]):
         chances = self.chances
         chosen = range(self.real) if chances is None else rng.choice(len(chances), self.real, p=chances)
         keys = [(int(index), False, False) for index in chosen]
-        if count := self._synthetic:
+        if count := self.synthetic:
             drawn = rng.choice(self.lesion_free, count, replace=count > self.lesion_free)
-            painted = np.arange(count) < round(count * self.synthesis.painted)
+            painted = np.arange(count) < round(count * self.painted)
             keys += [(int(index), True, bool(paint)) for index, paint in zip(drawn, painted, strict=True)]
-        order = rng.permutation(len(keys))[: len(self) * self.batch_size]
-        for start in range(0, len(order), self.batch_size):
+        order = rng.permutation(len(keys)) if self.shuffled else np.arange(len(keys))
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
             mine = order[start : start + self.batch_size][self.rank :: self.world_size]
             yield [SampleKey(*keys[place], (self.seed, self.epoch, place)) for place in map(int, mine)]
 
@@ -313,7 +320,7 @@ class TrainingSamples(Dataset[Batch]):
     real: CroppedSet  # labelled slices with context
     labels: NDArray[np.float32]  # 1 COVID, 0 NonCOVID, for ``real``
     known: NDArray[np.bool_]  # whether the lesions of each of ``real`` are known
-    lesion_free: CroppedSet | None  # slices with context to paint into
+    lesion_free: CroppedSet  # slices with context to paint into
     preprocessing: Preprocessing
     augmentation: Augmentation
     synthesis: SynthesisSection
@@ -324,7 +331,7 @@ class TrainingSamples(Dataset[Batch]):
         labels, known = (np.empty(len(keys), np.float32) for _ in range(2))
         for row, key in enumerate(keys):
             rng = np.random.default_rng(key.seed)
-            if key.lesion_free and self.lesion_free is not None:
+            if key.lesion_free:
                 slices = self.lesion_free
                 painted, labels[row], known[row] = self._paint(slices, key, rng)
             else:

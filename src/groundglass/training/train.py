@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import tempfile
 import time
 from collections import Counter
@@ -13,7 +12,7 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from groundglass.data.load import load_dataset, load_pool
@@ -42,6 +42,7 @@ from groundglass.training.samples import (
     EpochBatches,
     TrainingSamples,
     load_cropped,
+    shares_of,
     to_images,
     with_lungs,
 )
@@ -119,18 +120,15 @@ def train_job(job: Job[Recipe]) -> Run:
     torch.manual_seed(job.seed)
     network = build_network(recipe)
     job.prepare(network)
-    data = _read(job, *_records(job)[:3])
+    ready = _prepared(job, network, *_records(job)[:3])
     if job.rank == 0:
         if recipe != asked:
             _LOG.warning("warning: trained without lesion synthesis; --lesion-free names slices to paint into")
         _warn_of_normalisation(recipe)
-        job.begin(data.fingerprint, data.facts(job))
-        write_bytes(job.output / LUNGS, data.lungs.model)
-    training, module = _assembled(job, data, network)
-    best, stopping = _selection(job)
-    images = to_images(data.val.pixels, recipe.preprocessing.build())
-    validation = DataLoader(TensorDataset(images, torch.from_numpy(data.val_labels)), batch_size=64)
-    history = job.fit(module, training, validation, [*best, *stopping])
+        job.begin(ready.facts)
+        write_bytes(job.output / LUNGS, ready.lungs.model)
+    module, (best, stopping) = ready.module, _selection(job)
+    history = job.fit(module, ready.training, ready.validation, [*best, *stopping])
     if job.rank == 0:
         selected = None
         for kept in best:
@@ -161,9 +159,9 @@ def plan(job: Job[Recipe]) -> Plan:
     batches, some = max(1, draws // size), (train[:: max(1, len(train) // size)][:size], val[:2], free[:size])
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        data = _read(replace(job, cache=Path(folder), progress=False), *some)
+        ready = _prepared(replace(job, cache=Path(folder), progress=False), network, *some)
         reading = (time.perf_counter() - start) / sum(map(len, some))
-    step = _seconds_per_step(*_assembled(job, data, network), job.accelerator)
+    step = _seconds_per_step(ready.training, ready.module, job.accelerator)
     # Validation costs a third of a step of training, slice for slice.
     epoch = batches * step + len(val) * step / size / 3
     seconds = reading * (len(train) + len(val) + len(free)) + recipe.training.epochs * epoch
@@ -225,45 +223,24 @@ def _records(job: Job[Recipe]) -> tuple[list[Record], ...]:
     return train, val, list(load_dataset(free, job.map_label).records) if free is not None else [], test
 
 
-@dataclass(frozen=True)
-class _TrainingData:
-    """The slices of one training, cropped; for ``chances`` see EpochBatches."""
+class _Prepared(NamedTuple):
+    """What learns, what it learns from and is validated by, and what ``run.json`` says of these slices."""
 
-    train: TrainingSamples
-    chances: NDArray[np.float64] | None
-    val: CroppedSet
-    val_labels: NDArray[np.float32]
-    sources: Mapping[str, int]
+    module: Classifier
+    training: DataLoader[Batch]
+    validation: DataLoader[tuple[Tensor, ...]]
+    facts: dict[str, Any]
     lungs: LungSegmenter
 
-    @property
-    def fingerprint(self) -> str:
-        """One hash of everything the network learns from or is selected on."""
-        digest = hashlib.sha256()
-        for part in (self.train.real, self.val, self.train.lesion_free):
-            digest.update(bytes.fromhex("".join(part.sha256 if part else ())) + b"|")
-        digest.update(np.packbits(self.train.real.lesions).tobytes() + bytes.fromhex(self.lungs.sha256))
-        return digest.hexdigest()
 
-    def facts(self, job: Job[Recipe]) -> dict[str, Any]:
-        """What ``run.json`` says of the slices."""
-        real, free = self.train.real, self.train.lesion_free
-        return {
-            "lesion_free": job.lesion_free.resolve().name if free and job.lesion_free else None,
-            "sources": dict(sorted(self.sources.items())),
-            "lungs": {"sha256": self.lungs.sha256, **self.lungs.notes},
-            "counts": {"train": len(real), "val": len(self.val), "lesion_free": len(free or ())},
-            "training_sha256": list(real.sha256),
-        }
-
-
-def _read(
-    job: Job[Recipe], records: Sequence[Record], val_records: Sequence[Record], free: Sequence[Record]
-) -> _TrainingData:
+def _prepared(
+    job: Job[Recipe], network: Network, records: Sequence[Record], val_records: Sequence[Record], free: Sequence[Record]
+) -> _Prepared:
     """Read and crop the slices a job needs."""
     recipe, preprocessing, lungs = job.recipe, job.recipe.preprocessing.build(), open_segmenter(job.lungs)
+    sampling, synthesis = recipe.sampling, recipe.synthesis
     try:
-        augmenter = resolve_name(recipe.augmenter)(recipe.augmentation, preprocessing.size)
+        augmenter: Augmentation = resolve_name(recipe.augmenter)(recipe.augmentation, preprocessing.size)
     except (ImportError, AttributeError, ValueError) as error:
         raise RecipeError(f"augmenter={recipe.augmenter}: {error}; is its module on PYTHONPATH?") from None
 
@@ -274,40 +251,48 @@ def _read(
         return np.array([record.label is Label.COVID for record in records], np.float32)
 
     real = cropped(records)
-    keep = np.flatnonzero(_worth_teaching(records, real, recipe.sampling))
+    keep = np.flatnonzero(_worth_teaching(records, real, sampling))
     records, real = [records[int(index)] for index in keep], real.take(keep)
-    lesion_free = with_lungs(cropped(free)) if free else None
-    if lesion_free is not None and not len(lesion_free):
+    lesion_free = with_lungs(cropped(free)) if free else real.take(np.arange(0))
+    if free and not len(lesion_free):
         raise DataError(f"{job.lesion_free}: lungs were found in none of its {len(free)} slices")
-    known = np.array([_known(record, recipe.sampling) for record in records], np.bool_)
-    augmentation = cast(Augmentation, augmenter)
-    return _TrainingData(
-        TrainingSamples(real, targets(records), known, lesion_free, preprocessing, augmentation, recipe.synthesis),
-        _chances(records, recipe.sampling) if recipe.sampling.draws else None,
-        cropped(val_records, 0.0),
-        targets(val_records),
-        Counter(record.hospital for record in records),
+    val = cropped(val_records, 0.0)
+    validation = TensorDataset(to_images(val.pixels, preprocessing), torch.from_numpy(targets(val_records)))
+    known = np.array([_known(record, sampling) for record in records], np.bool_)
+    samples = TrainingSamples(real, targets(records), known, lesion_free, preprocessing, augmenter, synthesis)
+    chances = _chances(records, sampling) if sampling.draws else None
+    synthetic = synthesis.slices_per_epoch if len(lesion_free) else 0
+    batches = EpochBatches(
+        sampling.draws or len(real), recipe.training.batch_size, job.seed, chances,
+        len(lesion_free), synthetic, synthesis.painted, job.rank, job.processes,
+    )  # fmt: skip
+    covid = float(np.average(samples.labels, weights=chances))
+    return _Prepared(
+        Classifier(network, recipe, len(batches), job.seed, covid),
+        # Whoever prepares a batch, it is drawn and seeded here: workers change nothing of it.
+        DataLoader(samples, None, sampler=batches, num_workers=recipe.trainer.workers),
+        DataLoader(validation, batch_size=64),
+        _facts(job, records, samples, val, lungs),
         lungs,
     )
 
 
-def _assembled(job: Job[Recipe], data: _TrainingData, network: Network) -> tuple[DataLoader[Batch], Classifier]:
-    """Batches and what learns from them."""
-    recipe, samples = job.recipe, data.train
-    batches = EpochBatches(
-        recipe.sampling.draws or len(samples.real),
-        len(samples.lesion_free or ()),
-        recipe.synthesis,
-        recipe.training.batch_size,
-        job.seed,
-        job.rank,
-        job.processes,
-        data.chances,
-    )
-    # Whoever prepares a batch, it is drawn and seeded here: workers change nothing of it.
-    loader = DataLoader(samples, None, sampler=batches, num_workers=recipe.trainer.workers)
-    covid = float(np.average(samples.labels, weights=data.chances))
-    return loader, Classifier(network, recipe, len(batches), job.seed, covid)
+def _facts(
+    job: Job[Recipe], records: Sequence[Record], samples: TrainingSamples, val: CroppedSet, lungs: LungSegmenter
+) -> dict[str, Any]:
+    """What ``run.json`` says of the slices, and one hash of everything the network learns from or is selected on."""
+    real, free, digest = samples.real, samples.lesion_free, hashlib.sha256()
+    for part in (real, val, free):
+        digest.update(bytes.fromhex("".join(part.sha256)) + b"|")
+    digest.update(np.packbits(real.lesions).tobytes() + bytes.fromhex(lungs.sha256))
+    return {
+        "lesion_free": job.lesion_free.resolve().name if len(free) and job.lesion_free else None,
+        "sources": dict(sorted(Counter(record.hospital for record in records).items())),
+        "lungs": {"sha256": lungs.sha256, **lungs.notes},
+        "counts": {"train": len(real), "val": len(val), "lesion_free": len(free)},
+        "training_sha256": list(real.sha256),
+        "fingerprint": digest.hexdigest(),
+    }
 
 
 def _selection(job: Job[Recipe]) -> tuple[list[ModelCheckpoint], list[EarlyStopping]]:
@@ -341,11 +326,8 @@ def _chances(records: Sequence[Record], sampling: SamplingSection) -> NDArray[np
     persons = Counter(person[:2] for person in of_person)
     share: dict[tuple[Label | None, str], float] = {}
     for label in Label:
-        present = [key for key in slices if key[0] is label]
-        fixed = {key: sampling.shares[key[1]] for key in present if key[1] in sampling.shares}
-        roots = {key: math.sqrt(slices[key]) for key in present if key not in fixed}
-        rest = max(0.0, 1 - sum(fixed.values())) / (sum(roots.values()) or 1)
-        weight = {key: fixed[key] if key in fixed else roots[key] * rest for key in present}
+        present = {key: count for key, count in slices.items() if key[0] is label}
+        weight = shares_of(present, {key: sampling.shares[key[1]] for key in present if key[1] in sampling.shares})
         # Named shares alone need not sum to 1, and both labels are drawn alike.
         share |= {key: each / (sum(weight.values()) or 1) for key, each in weight.items()}
     chances = np.array([share[each[:2]] / persons[each[:2]] / of_person[each] for each in people])

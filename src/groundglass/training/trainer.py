@@ -65,17 +65,17 @@ _EXPECTED_WARNINGS = (
 )
 
 
-def seed_torch(*entropy: int) -> None:
-    """Seed torch's generator by what names a step, so that a resumed training repeats it."""
-    torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
-
-
 class Scheduled(LightningModule):
     """Learns by the optimiser and the schedule that a recipe names, from ``steps_per_epoch`` batches an epoch."""
 
-    def __init__(self, recipe: BaseRecipe, steps_per_epoch: int) -> None:
+    def __init__(self, recipe: BaseRecipe, steps_per_epoch: int, seed: int) -> None:
         super().__init__()
-        self.recipe, self.steps_per_epoch = recipe, steps_per_epoch
+        self.recipe, self.steps_per_epoch, self.seed = recipe, steps_per_epoch, seed
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed torch's generator, from which dropout draws, by the step, so that a resumed training repeats it."""
+        entropy = (self.seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
     def configure_optimizers(self) -> Any:
         """Timm's optimiser of what asks for gradients, without decay on biases and norms; its schedule, by the step."""
@@ -122,22 +122,16 @@ class Averaging(Scheduled):
     ``decay`` is that of the average; its memory grows with the steps seen, n / (n + 9), up to this.
     """
 
-    def __init__(self, network: nn.Module, recipe: BaseRecipe, steps_per_epoch: int, decay: float) -> None:
-        super().__init__(recipe, steps_per_epoch)
+    def __init__(self, network: nn.Module, recipe: BaseRecipe, steps_per_epoch: int, seed: int, decay: float) -> None:
+        super().__init__(recipe, steps_per_epoch, seed)
         self.network = network.to(memory_format=torch.channels_last)
         memory: Any = {"use_warmup": True, "warmup_gamma": 9.0, "warmup_power": 1.0}
         self.averaged = ModelEmaV3(network, decay, **memory).requires_grad_(False)
-        self._steps = 0
 
-    def on_train_epoch_start(self) -> None:
-        """Whole steps are taken by an epoch's end."""
-        self._steps = self.global_step
-
-    def on_train_batch_end(self, *_: object) -> None:
-        """After a step of the optimiser, move the averaged weights towards the trained ones."""
-        if self.global_step != self._steps:
-            self._steps = self.global_step
-            self.averaged.update(self.network, step=self._steps)
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Take a step, and move the averaged weights towards the trained ones."""
+        super().optimizer_step(*arguments, **named)
+        self.averaged.update(self.network, step=self.global_step + 1)
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -335,13 +329,13 @@ class Job(Generic[AnyRecipe_co]):
             "strategy": DDPStrategy(broadcast_buffers=True) if self.processes > 1 else "auto",
         }
 
-    def begin(self, fingerprint: str, facts: Mapping[str, Any]) -> None:
+    def begin(self, facts: Mapping[str, Any]) -> None:
         """Create the folder, or check that it holds the same slices where it is to be resumed; a RunError where not.
 
-        ``fingerprint`` is one hash of all slices that decide the result, ``facts`` are what ``run.json`` says beside.
+        Of ``facts``, which ``run.json`` repeats, ``fingerprint`` is one hash of all slices that decide the result.
         """
         if (self.output / INFO).exists():
-            self.check_same(fingerprint=fingerprint)
+            self.check_same(fingerprint=facts["fingerprint"])
         write_text(self.output / RECIPE, self.recipe.to_yaml())
         document = {
             "format": FORMAT,
@@ -352,7 +346,6 @@ class Job(Generic[AnyRecipe_co]):
             "split": self.split if self.data else None,
             "data": [path.resolve().name for path in self.data],
             **facts,
-            "fingerprint": fingerprint,
             "started": now(),
             "versions": versions(*PACKAGES),
             # In words that do not identify it.
