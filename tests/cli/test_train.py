@@ -1,7 +1,6 @@
 """Training from the command line: what ``train`` says before it trains, and ``paper``, stopped and resumed."""
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -80,7 +79,7 @@ def test_a_dry_run_prints_a_recipe_to_train_with(train: Command, tmp_path: Path)
     _, out, err = train("--dry-run")
     (tmp_path / "mine.yaml").write_text(out)
     assert load_recipe(str(tmp_path / "mine.yaml")) == load_recipe("phantom-demo", QUICK)
-    assert "3 epochs of 1 batches: about " in err
+    assert "3 epochs of 1 batches" in err
     assert not (tmp_path / "run").exists()
     counted = [line.replace("│", "").split() for line in err.splitlines() if "phantom" in line]
     sizes, labels = {"train": "4", "val": "2", "test": "2"}, ("NonCOVID", "COVID")
@@ -133,7 +132,7 @@ def test_ablation_and_convergence(wards: Path, tmp_path: Path, run_command: Comm
     words += ["--left-out", "ward 1"]
     _, planned, _ = run_command(*words, "--dry-run")
     assert "left-out/no-mask-seed-0: to do" in planned
-    assert re.search(r"^2 runs to be trained: about \d+ s$", planned, re.MULTILINE)
+    assert "2 runs to be trained\n" in planned
     assert not (tmp_path / "results").exists(), "a dry run writes nothing"
     _, out, _ = run_command(*words)
     for said in ("[2/2] left-out/no-mask-seed-0", "split `leave-source-out:ward 1`", "| no mask branch | 0 |"):

@@ -41,7 +41,7 @@ class _Shared(options.Training):
     only: Only = None
     lesion_free: options.LesionFree = None
     lungs: options.Lungs = None
-    dry_run: Annotated[bool, Option("--dry-run", help="Only list runs, and about how long they take.")] = False
+    dry_run: Annotated[bool, Option("--dry-run", help="Only list runs, and which are done.")] = False
     render_only: Annotated[bool, Option("--render-only", help="Only render what there is.")] = False
 
 
@@ -127,7 +127,7 @@ def _experiment(name: str, shared: _Shared, plan: "Callable[[], list[Task]]") ->
     if not shared.data:
         raise GroundglassError("name the data set with --data; without it only --render-only is possible")
     from groundglass.experiments.plan import chosen
-    from groundglass.experiments.runner import ExperimentPaths, estimate, run_all
+    from groundglass.experiments.runner import ExperimentPaths, count_left, run_all
 
     paths = ExperimentPaths(
         tuple(shared.data), shared.runs or Path("runs", name), output, shared.lesion_free, shared.threads,
@@ -137,8 +137,7 @@ def _experiment(name: str, shared: _Shared, plan: "Callable[[], list[Task]]") ->
     if shared.dry_run:
         for task in tasks:
             console.print(f"{task.name}: {'done' if paths.result(task).exists() else 'to do'}")
-        count, seconds = estimate(tasks, paths)
-        console.print(f"{count} runs to be trained: about {options.duration(seconds)}")
+        console.print(f"{count_left(tasks, paths)} runs to be trained")
         return
     failed = run_all(tasks, paths, console.print)
     if not failed or any(output.glob("*/*-seed-*.json")):

@@ -51,13 +51,6 @@ class Training:
     quiet: Annotated[bool, Option("--quiet", help="No progress bar.")] = False
 
 
-def duration(seconds: float) -> str:
-    """In words: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
-
-
 def report(kind: str, *messages: str) -> None:
     """Print messages on standard error, each after its kind: ``warning``, ``found`` or ``error``."""
     from rich.console import Console

@@ -42,9 +42,7 @@ def train(
     audit: Annotated[
         bool, Option(help="First look for copies, patients and sources that parts of the split share, and warn.")
     ] = True,
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="Only print the recipe, the slices and about how long it takes.")
-    ] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only print the recipe and the slices.")] = False,
 ) -> None:
     """Train a network; killed at any moment, it continues with --resume as if nothing had happened."""
     from groundglass.training.recipe import load_lungs_recipe, load_recipe
@@ -86,20 +84,17 @@ def _devices(text: str | None) -> int | tuple[int, ...] | None:
 
 
 def _plan(job: "Job[Recipe]") -> None:
-    """Print the recipe as YAML and, on standard error, which slices it would see and about how long it would take."""
+    """Print the recipe as YAML and, on standard error, which slices it would see."""
     from groundglass.training.train import plan
 
-    console = Console(stderr=True, soft_wrap=True)
-    with console.status("Timing a few steps"):
-        known = plan(job)
+    console, known = Console(stderr=True, soft_wrap=True), plan(job)
     typer.echo(known.recipe.to_yaml(), nl=False)
     table = Table("Part", "Source", "Label")
     table.add_column("Slices", justify="right")
     for (part, source, label), count in known.counts.items():
         table.add_row(part, escape(source), label, str(count))
     console.print(table)
-    length = f"{known.recipe.training.epochs} epochs of {known.batches} batches"
-    console.print(f"{length}: about {options.duration(known.seconds)}")
+    console.print(f"{known.recipe.training.epochs} epochs of {known.batches} batches")
 
 
 def _interruptible(output: Path) -> AbstractContextManager[None]:

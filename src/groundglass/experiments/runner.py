@@ -22,11 +22,9 @@ from groundglass.experiments.plan import Task
 from groundglass.experiments.results import Predictions, RunResult, complete, read_run_result, write_run_result
 from groundglass.files import printable
 from groundglass.models.catalogue import find, pretraining
-from groundglass.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from groundglass.training.run import Run
-    from groundglass.training.trainer import Job
 
 # Files of a run's folder, as training names them.
 _RECIPE, _INFO = "recipe.yaml", "run.json"
@@ -156,31 +154,24 @@ def _why_missing(network: str, weights: str) -> str | None:
     return None
 
 
-def estimate(tasks: Sequence[Task], paths: ExperimentPaths) -> tuple[int, float]:
-    """How many runs are to be trained, and about how many seconds that takes, from a few steps of each recipe."""
-    from groundglass.training.train import plan  # noqa: PLC0415 - torch, which rendering does without
-
+def count_left(tasks: Sequence[Task], paths: ExperimentPaths) -> int:
+    """How many runs are to be trained."""
     why_not, to_do = cache(_why_missing), [task for task in tasks if not paths.result(task).exists()]
-    left = [(task.recipe.to_yaml(), task) for task in to_do if _why_skipped(task, paths, why_not) is None]
-    seconds = {recipe: plan(_job(task, paths)).seconds for recipe, task in dict(left).items()}
-    return len(left), sum(seconds[recipe] for recipe, _ in left)
-
-
-def _job(task: Task, paths: ExperimentPaths) -> Job[Recipe]:
-    from groundglass.training.trainer import Job  # noqa: PLC0415 - torch, which rendering does without
-
-    return Job(
-        task.recipe, paths.data, task.split, task.identity.seed, paths.run(task), paths.lesion_free,
-        resume=True, allow_overlap=task.allow_overlap, threads=paths.threads, accelerator=paths.accelerator,
-        cache=paths.cache, lungs=paths.lungs, map_label=paths.map_label, progress=paths.progress,
-    )  # fmt: skip
+    return sum(_why_skipped(task, paths, why_not) is None for task in to_do)
 
 
 def _work(task: Task, paths: ExperimentPaths, manifest: Manifest) -> RunResult:
     """Train or resume, evaluate, and gather everything that is kept."""
     from groundglass.training.train import train_job  # noqa: PLC0415 - torch, which rendering does without
+    from groundglass.training.trainer import Job  # noqa: PLC0415 - torch, which rendering does without
 
-    folder, run = paths.run(task), train_job(_job(task, paths))
+    folder = paths.run(task)
+    job = Job(
+        task.recipe, paths.data, task.split, task.identity.seed, folder, paths.lesion_free,
+        resume=True, allow_overlap=task.allow_overlap, threads=paths.threads, accelerator=paths.accelerator,
+        cache=paths.cache, lungs=paths.lungs, map_label=paths.map_label, progress=paths.progress,
+    )  # fmt: skip
+    run = train_job(job)
     kept = manifest.without(task.recipe.sampling.leave_out)
     evaluations = {part: evaluate(run, kept, task.split, part, folder / f"evaluation-{part}") for part in task.parts}
     return gather(paths.result(task), task, run, evaluations)

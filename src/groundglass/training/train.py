@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -141,53 +139,27 @@ def train_job(job: Job[Recipe]) -> Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training would do: its recipe, slices by part, source and label, batches of an epoch, and how long."""
+    """What a training would do: its recipe, slices by part, source and label, and batches of an epoch."""
 
     recipe: Recipe
     counts: Mapping[tuple[str, str, str], int]
     batches: int
-    seconds: float
 
 
 def plan(job: Job[Recipe]) -> Plan:
-    """Check a training, time a few of its steps, and leave nothing behind; errors are those of :func:`train_job`."""
+    """Check a training as far as no slice is read, and leave nothing behind; errors are those of :func:`train_job`."""
     job = _without_synthesis(job)
-    network, recipe, size = build_network(job.recipe), job.recipe, job.recipe.training.batch_size
-    job.prepare(network)
+    recipe = job.recipe
+    _augmenter(recipe)
+    job.prepare(build_network(recipe))
     train, val, free, test = _records(job)
     draws = (recipe.sampling.draws or len(train)) + (recipe.synthesis.slices_per_epoch if free else 0)
-    batches, some = max(1, draws // size), (train[:: max(1, len(train) // size)][:size], val[:2], free[:size])
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        ready = _prepared(replace(job, cache=Path(folder), progress=False), network, *some)
-        reading = (time.perf_counter() - start) / sum(map(len, some))
-    step = _seconds_per_step(ready.training, ready.module, job.accelerator)
-    # Validation costs a third of a step of training, slice for slice.
-    epoch = batches * step + len(val) * step / size / 3
-    seconds = reading * (len(train) + len(val) + len(free)) + recipe.training.epochs * epoch
     counts = Counter(
         (name, record.hospital, str(record.label.value if record.label else "none"))
         for name, records in (("train", train), ("val", val), ("test", test), ("lesion-free", free))
         for record in records
     )
-    return Plan(recipe, counts, batches, seconds)
-
-
-def _seconds_per_step(loader: DataLoader[Batch], module: Classifier, accelerator: str) -> float:
-    """Of the faster of two steps after a first one, without what Lightning adds."""
-    device = "cuda" if torch.cuda.is_available() and accelerator != "cpu" else "cpu"
-    module.to(device).log = lambda *_, **__: None  # type: ignore[method-assign]
-    optimiser, times = module.configure_optimizers()["optimizer"], []
-    samples, batches = loader.dataset, list(loader.sampler)
-    for number in range(3):
-        start = time.perf_counter()
-        batch = Batch(*(each.to(device) for each in samples[batches[number % len(batches)]]))
-        optimiser.zero_grad()
-        module.training_step(batch, number).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        module.averaged.update(module.network, step=number)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    return Plan(recipe, counts, max(1, draws // recipe.training.batch_size))
 
 
 def _warn_of_normalisation(recipe: Recipe) -> None:
@@ -238,11 +210,7 @@ def _prepared(
 ) -> _Prepared:
     """Read and crop the slices a job needs."""
     recipe, preprocessing, lungs = job.recipe, job.recipe.preprocessing.build(), open_segmenter(job.lungs)
-    sampling, synthesis = recipe.sampling, recipe.synthesis
-    try:
-        augmenter: Augmentation = resolve_name(recipe.augmenter)(recipe.augmentation, preprocessing.size)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise RecipeError(f"augmenter={recipe.augmenter}: {error}; is its module on PYTHONPATH?") from None
+    sampling, synthesis, augmenter = recipe.sampling, recipe.synthesis, _augmenter(recipe)
 
     def cropped(records: Sequence[Record], context: float = CONTEXT) -> CroppedSet:
         return load_cropped(records, preprocessing, context, job.cache, lungs, job.progress and job.rank == 0)
@@ -275,6 +243,13 @@ def _prepared(
         _facts(job, records, samples, val, lungs),
         lungs,
     )
+
+
+def _augmenter(recipe: Recipe) -> Augmentation:
+    try:
+        return cast(Augmentation, resolve_name(recipe.augmenter)(recipe.augmentation, recipe.preprocessing.size))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RecipeError(f"augmenter={recipe.augmenter}: {error}; is its module on PYTHONPATH?") from None
 
 
 def _facts(
