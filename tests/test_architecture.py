@@ -22,17 +22,17 @@ from groundglass.imaging.phantom import make_phantom
 
 PACKAGE = Path(groundglass.__file__).parent
 LAYERS = {
-    "cli": 8, "experiments": 7, "training": 6, "audit": 6, "cluster": 6, "serving": 6, "pacs": 6, "evaluation": 5,
-    "inference": 4, "data": 3, "imaging": 2, "models": 1, "reporting": 1, "errors": 0, "files": 0, "__init__": 0,
+    "cli": 1_490, "experiments": 1_228, "training": 3_026, "audit": 1_018, "cluster": 278, "serving": 1_284, "pacs": 889, "evaluation": 1_571,
+    "inference": 3_058, "data": 2_121, "imaging": 3_265, "models": 749, "reporting": 393, "errors": 0, "files": 0, "__init__": 0,
 }  # fmt: skip
 CLOSED = {"experiments", "audit", "serving", "pacs", "cluster"}
 # Lines that each room may hold: it may only shrink. The goal is 17,000 in all (CONTRIBUTING.md has the goals).
 CEILINGS = {
-    "top": 250, "imaging": 3_440, "models": 760, "data": 2_175, "training": 3_177, "inference": 3_168,
+    "top": 249, "imaging": 3_440, "models": 760, "data": 2_175, "training": 3_177, "inference": 3_168,
     "evaluation": 1_744, "reporting": 394, "cli": 1_598, "experiments": 1_283, "audit": 1_059, "serving": 1_301,
     "pacs": 905, "cluster": 282,
 }  # fmt: skip
-LINES, FILES, LINES_OF_TESTS = 21_535, 99, 12_391
+LINES, FILES, LINES_OF_TESTS = 20_619, 97, 12_346
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}
@@ -139,7 +139,7 @@ def test_little_stands_behind_a_prediction(tmp_path: Path) -> None:
     cv2.imwrite(str(picture), make_phantom(np.random.default_rng(0), level=0.5, size=128).slice.pixels)
     files = behind("predict", picture, "--output", out, "--quiet")
     assert 10 < len(files) <= 31
-    assert lines_of(files) <= 5_080
+    assert lines_of(files) <= 4_984
     assert (out / "report.html").is_file()
 
 
@@ -152,7 +152,7 @@ def test_no_more_than_they_need_stands_behind_the_experiments(tmp_path: Path) ->
     recipe = ("--recipe", "phantom-demo", "--seeds", "0", "--set", "training.epochs=1")
     files = behind("paper", "seeds", *data, *recipe)
     assert 10 < len(files) <= 52
-    assert lines_of(files) <= 9_000
+    assert lines_of(files) <= 8_573
     assert (output / "summary.md").is_file()
 
 
