@@ -32,7 +32,7 @@ CEILINGS = {
     "evaluation": 1_744, "reporting": 394, "cli": 1_598, "experiments": 1_283, "audit": 1_059, "serving": 1_301,
     "pacs": 905, "cluster": 282,
 }  # fmt: skip
-LINES, FILES, LINES_OF_TESTS = 20_619, 97, 12_346
+LINES, FILES, LINES_OF_TESTS = 20_619, 97, 12_347
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}
