@@ -22,15 +22,15 @@ from groundglass.imaging.phantom import make_phantom
 
 PACKAGE = Path(groundglass.__file__).parent
 LAYERS = {
-    "cli": 1_490, "experiments": 1_228, "training": 3_026, "audit": 1_018, "cluster": 278, "serving": 1_284, "pacs": 889, "evaluation": 1_571,
-    "inference": 3_058, "data": 2_121, "imaging": 3_265, "models": 749, "reporting": 393, "errors": 0, "files": 0, "__init__": 0,
+    "cli": 8, "experiments": 7, "training": 6, "audit": 6, "cluster": 6, "serving": 6, "pacs": 6, "evaluation": 5,
+    "inference": 4, "data": 3, "imaging": 2, "models": 1, "reporting": 1, "errors": 0, "files": 0, "__init__": 0,
 }  # fmt: skip
 CLOSED = {"experiments", "audit", "serving", "pacs", "cluster"}
 # Lines that each room may hold: it may only shrink. The goal is 17,000 in all (CONTRIBUTING.md has the goals).
 CEILINGS = {
-    "top": 249, "imaging": 3_440, "models": 760, "data": 2_175, "training": 3_177, "inference": 3_168,
-    "evaluation": 1_744, "reporting": 394, "cli": 1_598, "experiments": 1_283, "audit": 1_059, "serving": 1_301,
-    "pacs": 905, "cluster": 282,
+    "top": 249, "imaging": 3_265, "models": 749, "data": 2_121, "training": 3_026, "inference": 3_058,
+    "evaluation": 1_571, "reporting": 393, "cli": 1_490, "experiments": 1_228, "audit": 1_018, "serving": 1_284,
+    "pacs": 889, "cluster": 278,
 }  # fmt: skip
 LINES, FILES, LINES_OF_TESTS = 20_619, 97, 12_347
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
