@@ -326,10 +326,11 @@ def test_described(tmp_path: Path, run_command: Command) -> None:
     assert (covid["mean"], covid["std"]) == (pytest.approx(pixels.mean()), pytest.approx(pixels.std()))
     assert (unlabelled["mean"], unlabelled["std"]) == (7, 0)
     assert (found["width"], found["total"]["labels"]) == ({"min": 6, "max": 30}, {"COVID": 2, "unlabelled": 3})
-    assert found["patients_in_several_parts"] == ["p"]
-    assert found["splits"][1]["labels"] == {"unlabelled": 1}
+    assert (found["patients_in_several_parts"], found["splits"][1]["labels"]) == (["p"], {"unlabelled": 1})
     assert [source["name"] for source in found["sources"]] == [long, "own"]
     out = run_command("data", "describe", tmp_path / long)[1]
     assert "1 slice of unknown patients" in out
     assert out.count("a-long-l…-long-long-name") == 2, "in the title and among the sources"
     assert max(map(len, out.splitlines())) <= 80
+    save_image(tmp_path / "caf\udce9" / "a.png", 7)
+    assert json.loads(run_command("data", "describe", tmp_path / "caf\udce9", "--json")[1])["name"] == "caf\udce9"

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
+from groundglass.files import printable
+
 Data = Annotated[
     list[Path],
     Option(help="COVID-CT, a folder with COVID/ and NonCOVID/, or a manifest CSV; repeat it for several data sets."),
@@ -20,12 +22,7 @@ MapLabel = Annotated[
     list[str] | None, Option(metavar="NAME=LABEL", help="Read labels of other names: positive=COVID,CAP=NonCOVID.")
 ]
 Lungs = Annotated[Path | None, Option(help="Model of the lung fields, .onnx; default: the installed one.")]
-Split = Annotated[
-    str,
-    Option(
-        help="official, random, patients:FOLD/FOLDS or leave-source-out:NAME; :SEED at the end of folds fixes them."
-    ),
-]
+Split = Annotated[str, Option(help="official, random, patients:FOLD/FOLDS[:SEED] or leave-source-out:NAME.")]
 Seed = Annotated[int, Option(min=0, help="Of everything random.")]
 RecipeName = Annotated[str, Option(help="Name of a recipe, or a YAML file.")]
 LesionFree = Annotated[Path | None, Option(help="Folder of lesion-free slices for lesion synthesis.")]
@@ -62,8 +59,8 @@ def report(kind: str, *messages: str) -> None:
 
 
 def print_json(document: Any) -> None:
-    """Print a document on standard output."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    """Print a document on standard output, in which names of files may be no UTF-8."""
+    typer.echo(printable(json.dumps(document, indent=2, ensure_ascii=False)))
 
 
 @contextmanager

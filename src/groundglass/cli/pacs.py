@@ -76,6 +76,6 @@ def _show(result: SeriesResult) -> None:
     if said is not None:
         score = "nothing classified" if said.series_score is None else f"series score {said.series_score:.3f}"
         label = "" if said.label is None else f", {said.label}"
-        typer.echo(f"{result.series}: {said.counts.in_words()}; {score}{label}")
+        typer.echo(f"{result.series}: {said.in_words}; {score}{label}")
     elif result.reason is not None:
         _warn(f"{result.series}: postponed: {result.reason}")
