@@ -132,8 +132,7 @@ def open_dataset(source: Source, limits: Limits, tags: Sequence[str] | None = No
     from pydicom import dcmread  # noqa: PLC0415 - slow to import
 
     source.check_size(limits)
-    head = source.head()
-    if head[128:132] == b"DICM" and _DEFLATED in head:  # pydicom would inflate it at once and without a bound
+    if _DEFLATED in source.head():  # pydicom would inflate it at once and without a bound, with a preamble or not
         raise ImageError(source.name, f"its compression (Deflated Explicit VR Little Endian) {_UNSUPPORTED}")
     with source.open() if tags else io.BytesIO(source.read(limits)) as stream:
         dataset = dcmread(stream, force=True, stop_before_pixels=tags is not None, specific_tags=tags)
