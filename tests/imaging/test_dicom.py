@@ -84,6 +84,7 @@ def write_bare(path: Path, first: str, encoding: str) -> None:
 def write_deflated(path: Path) -> None:
     dataset = pydicom.dcmread(write_ct(path))
     dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+    dataset.file_meta.FileMetaInformationVersion = bytes(9_000)  # so that the syntax is far from the file's start
     dataset.save_as(path)
 
 

@@ -2,9 +2,6 @@
 
 import json
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import replace
@@ -15,21 +12,17 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 import groundglass
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import read_pixels, read_record
-from groundglass.errors import DataError, ImageError, RunError
-from groundglass.imaging.crop import Preprocessing
-from groundglass.imaging.lungs import shipped
+from groundglass.errors import DataError, RunError
 from groundglass.imaging.phantom import make_phantom
 from groundglass.inference.bundle import Bundle, Engine
 from groundglass.inference.classifier import Classifier
 from groundglass.training import export as exporting
 from groundglass.training.export import Export, export
-from groundglass.training.input_check_fit import gather_examples
 from groundglass.training.onnx import CLOSE, OPSET, largest_difference, quantise
 from groundglass.training.run import Run
 
@@ -194,17 +187,3 @@ def test_int8_is_chosen_on_validation_and_a_better_one_is_kept(
         with pytest.raises(RunError, match=r"INT8 loses 0\.1000 .* \(limit 0\.005\); export fp32"):
             write(precision="int8", output=tmp_path / "worse")
         assert not (tmp_path / "worse").exists()
-
-
-def test_a_slice_that_vanished_is_named_by_the_process_that_gathers(phantoms: Path) -> None:
-    first, *others = load_dataset(phantoms).records
-    records = (replace(first, path=phantoms / "gone.png"), *others)
-    with pytest.raises(ImageError, match=r"gone\.png: "):
-        Parallel(2)([delayed(gather_examples)(Preprocessing(size=64), shipped(), records)])
-
-
-def test_an_interrupt_is_for_the_export_and_not_for_its_children() -> None:
-    with exporting._deaf_children():
-        says = "import signal as s; print(s.getsignal(s.SIGINT) is s.SIG_IGN)"
-        assert b"True" in subprocess.check_output([sys.executable, "-c", says])
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

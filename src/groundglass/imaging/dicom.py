@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
-_EXPLICIT_BIG_ENDIAN, _DEFLATED = "1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99"
+_EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 # Pixels that pydicom reads by itself: not compressed, or by RLE.
 _PLAIN = frozenset({_IMPLICIT, _EXPLICIT, _EXPLICIT_BIG_ENDIAN, "1.2.840.10008.1.2.5"})
 # Those that imagecodecs decodes: every Huffman-coded JPEG, JPEG-LS, JPEG 2000 and High-Throughput JPEG 2000.
@@ -132,10 +133,15 @@ def open_dataset(source: Source, limits: Limits, tags: Sequence[str] | None = No
     from pydicom import dcmread  # noqa: PLC0415 - slow to import
 
     source.check_size(limits)
-    if _DEFLATED in source.head():  # pydicom would inflate it at once and without a bound, with a preamble or not
-        raise ImageError(source.name, f"its compression (Deflated Explicit VR Little Endian) {_UNSUPPORTED}")
     with source.open() if tags else io.BytesIO(source.read(limits)) as stream:
-        dataset = dcmread(stream, force=True, stop_before_pixels=tags is not None, specific_tags=tags)
+
+        def read(size: int | None = None) -> bytes:
+            if size is None:  # pydicom asks for all the rest only to inflate it, at once and without a bound
+                raise ImageError(source.name, f"its compression (Deflated Explicit VR Little Endian) {_UNSUPPORTED}")
+            return stream.read(size)
+
+        sized: Any = SimpleNamespace(read=read, seek=stream.seek, tell=stream.tell)
+        dataset = dcmread(sized, force=True, stop_before_pixels=tags is not None, specific_tags=tags)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         explicit = _EXPLICIT if little else _EXPLICIT_BIG_ENDIAN

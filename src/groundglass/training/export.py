@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from threading import current_thread, main_thread
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
@@ -95,14 +91,9 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     train, val = parts["train"], parts["val"]
     lesion_free = () if job.lesion_free is None else load_dataset(job.lesion_free, job.map_label).records
     tell("gathering pictures that the input check is to accept and to refuse")
-    # In a process of its own: this and PyTorch's exporter are Python, of which a process runs one at a time.
-    gathering = delayed(gather_examples)(run.preprocessing, job.segmenter, train.records, lesion_free)
-    with _deaf_children():
-        beside = Parallel(usable_cores(), return_as="generator")([gathering])
-    with closing(beside):
-        tell("exporting to ONNX")
-        model, precision, auc = _choose(job, val, cropped, tell)
-        ((pictures, examples),) = beside
+    pictures, examples = gather_examples(run.preprocessing, job.segmenter, train.records, lesion_free)
+    tell("exporting to ONNX")
+    model, precision, auc = _choose(job, val, cropped, tell)
     engine = Engine(model, usable_cores())
     tell("predicting and measuring")
     outputs = {name: _run(engine, each.pixels, run.preprocessing) for name, each in cropped.items()}
@@ -142,18 +133,6 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     contents[bundle.CARD] = _card({**fields, "sizes": sizes, "uncertain": calibration.uncertain}).encode()
     write_bundle(job.output, fields, contents)
     return precision
-
-
-@contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Processes that the block starts leave Ctrl-C to this one, whose main thread alone may say so."""
-    main = current_thread() is main_thread()
-    heard = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
-    try:
-        yield
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, heard)
 
 
 def _load(job: Export, tell: Callable[[str], None]) -> tuple[dict[str, Part], dict[str, CroppedSet]]:
