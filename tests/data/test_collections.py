@@ -140,7 +140,9 @@ def test_finding_lungs_and_iq_oth_nccd(tmp_path: Path, bring: Bring) -> None:
     """Pictures stay where they are."""
     name = "ID_0007_Z_0142.tif"
     file, mask_file = save_image(tmp_path / "2d_images" / name), save_image(tmp_path / "2d_masks" / name, 255)
-    assert bring("finding-lungs") == [Record(file, OTHER, "ID_0007", "finding-lungs", None, mask_file)]
+    wrong, _ = (save_image(tmp_path / folder / "ID_0052_Z_0001.tif") for folder in ("2d_images", "2d_masks"))
+    known = Record(file, OTHER, "ID_0007", "finding-lungs", None, mask_file)
+    assert bring("finding-lungs") == [known, Record(wrong, OTHER, "ID_0052", "finding-lungs", None)]
     for kind in ("Bengin", "Malignant", "Normal", "Test"):
         save_image(tmp_path / f"{kind} cases" / f"{kind} case (1).jpg")
     records = [(record.grade, record.label, record.patient_known) for record in bring("iq-oth-nccd")]

@@ -224,8 +224,8 @@ def _luna16(tree: _Tree) -> _Scans:
 
 
 def _finding_lungs(tree: _Tree) -> _Scans:
-    """Its single slices; the four volumes in ``3d_images`` are left out."""
-    masks = tree.by_name(r"2d_masks/([^/]+\.tiff?)$")
+    """Its single slices; the volumes of ``3d_images``, and four masks of air outside the chest or one lung, are not."""
+    masks = tree.by_name(r"2d_masks/(?!ID_(?:0052|0079|0134|0254)_)([^/]+\.tiff?)$")
     for path, match in tree.matching(r"2d_images/((ID_\d+)[^/]*\.tiff?)$"):
         yield [replace(tree.record(path, Label.NON_COVID, match[2]), lung_mask=masks.get(match[1]))]
 
