@@ -46,7 +46,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 docs: $(VENV)/.installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 pytest: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --durations=25 --cov --cov-report=term

@@ -27,9 +27,11 @@ def _part(found: re.Match[str]) -> str:
 
 
 def _within(found: re.Match[str]) -> str:
-    text, path, anchor = found[1], found[2].removeprefix("docs/"), found[3] or ""
-    if (ROOT / "docs" / path).is_file() and not path.endswith((".json", ".py")):
-        return f"{text}({path}{anchor})"
-    if not ((ROOT / "docs" / found[2]).exists() or (ROOT / found[2]).exists()):
+    """Links of a page lead from ``docs``, those of an included part of the README from the root."""
+    text, anchor, docs = found[1], found[3] or "", ROOT / "docs"
+    targets = [path for base in (docs, ROOT) if (path := (base / found[2]).resolve()).exists()]
+    if not targets:
         raise FileNotFoundError(f"a link to {found[2]}, which is not there")
+    if targets[0].is_file() and targets[0].is_relative_to(docs) and targets[0].suffix not in {".json", ".py"}:
+        return f"{text}({targets[0].relative_to(docs).as_posix()}{anchor})"
     return text.strip("![]")
