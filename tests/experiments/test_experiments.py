@@ -72,6 +72,7 @@ def test_what_cannot_be_is_named() -> None:
         "did you mean": lambda: table1_tasks(networks=["vgg-17"]),
         "use --weights": lambda: table1_tasks(overrides=["network.weights=none"]),
         "use --networks": lambda: plan.convergence_tasks(overrides=["network.name=vgg-16"]),
+        "are rows of one name": lambda: table1_tasks(weights=["c2l", __file__]),
         "has no mask branch to leave out": lambda: ablation_tasks(load_recipe("resnet-18")),
         "--only resnet: matches no run; rows are vgg": lambda: plan.chosen(table1_tasks(), ["vgg*", "resnet"]),
     }
@@ -434,14 +435,14 @@ def test_pretraining_that_may_have_met_the_slices_is_named(tmp_path: Path) -> No
 def test_the_ablation_tests_every_variant_against_the_default(tmp_path: Path) -> None:
     rows = {"default": 3.0, "augmentation-none": 3.0, "weights-none": 0.4}
     more: dict[str, Any] = {"experiment": "ablation", "network": MASK, "parts": ("val", "test")}
-    for (row, skill), protocol in product(rows.items(), ("official", "left-out")):
+    for (row, skill), protocol in product(rows.items(), ("official", "left-out", "patients")):
         write(tmp_path, *seeds(row, skill, protocol=protocol, **more))
     text = render_rows(tmp_path)
-    assert re.findall(r"\*\*(\S+)\*\*", text) == ["official-val", "official-test", "left-out-test"]
-    assert len(list(tmp_path.glob("*.svg"))) == 3
-    assert re.findall(r"\n\| (\S+) \| 0–2 \| 3", text) == [*rows] * 3
+    assert re.findall(r"\*\*(\S+)\*\*", text) == ["official-val", "official-test", "patients-test", "left-out-test"]
+    assert len(list(tmp_path.glob("*.svg"))) == 4
+    assert re.findall(r"\n\| (\S+) \| 0–2 \| 3", text) == [*rows] * 4
     for row, verdict in (("augmentation-none", "no difference shown"), ("weights-none", "worse")):
-        assert len(re.findall(rf"\| {row} \| 0–2 \|.*{verdict}", text)) == 3, row
+        assert len(re.findall(rf"\| {row} \| 0–2 \|.*{verdict}", text)) == 4, row
     assert {each["second"] for each in json.loads((tmp_path / "comparisons.json").read_text())} == {"default"}
     for path in tmp_path.glob("*/default-seed-*.json"):
         path.unlink()
@@ -460,7 +461,7 @@ def test_mean_and_standard_deviation_over_seeds(tmp_path: Path) -> None:
     for words in ("| Accuracy | 0.860 ± 0.057 |", "| AUC (ROC) | – |", "test (100 slices, 50 patients)"):
         assert words in text
     runs[1]["recipe"] = {**runs[1]["recipe"], "training": {"epochs": 3}}
-    with pytest.raises(DataError, match="differs in its recipe or split"):
+    with pytest.raises(DataError, match="differs in its recipe, split or parts"):
         render_seeds(write(tmp_path, *runs))
 
 
@@ -477,4 +478,8 @@ def test_weights_are_compared_by_their_curves(tmp_path: Path) -> None:
     assert "| resnet-18 | none | 0, 1 | 2.500 ± 0.707 | 0.840 ± 0.057 | 0.708 ± 0.050 |" in text
     assert "| resnet-18 | c2l | 0 | 2.000 | 0.910 | 0.837 |" in text
     assert not re.search(r"faster|better", text)
+    other = document("resnet-18-c2l", 1.0, seed=1, weights="c2l", **more)
+    other["recipe"]["optimiser"]["options"] = {"betas": [0.5, 0.9]}
+    with pytest.raises(DataError, match="differs in its recipe"):
+        render_convergence(write(tmp_path, other))
     assert "Validation AUC" in (tmp_path / "convergence.svg").read_text()

@@ -359,7 +359,7 @@ def test_a_series_rises_without_a_jump(tmp_path: Path, tilt: float, jitter: floa
 PLACES = {"ImagePositionPatient": [0, 1], "ImageOrientationPatient": [1, 0, 0, 0, 1], "PixelSpacing": [0.7]}
 
 
-@pytest.mark.parametrize("bad", ["0,1234", "abcdef", "0.0\\1 ", "NaN   ", "1e9999"])
+@pytest.mark.parametrize("bad", ["0,1234", "abcdef", "0.0\\1 ", "NaN   ", "1e200"])
 @pytest.mark.parametrize("keyword", [*PLACES, "RescaleSlope", "RescaleIntercept"])
 def test_a_bad_place_is_missing_and_a_bad_rescaling_named(tmp_path: Path, keyword: str, bad: str) -> None:
     path = write_ct(tmp_path / "a.dcm", **{keyword: [*PLACES.get(keyword, []), 0.123456]})

@@ -142,6 +142,8 @@ def test_every_page_of_a_tiff_but_smaller_copies_and_masks_is_a_slice(tmp_path: 
     with pytest.raises(ImageError, match="several slices"):
         read_slice(path)
     assert_refused(path, "more pages than the limit of 2", Limits(frames=2))
+    Image.new("L", (1, 20_000)).save(tmp_path / "long.png")
+    assert_refused(tmp_path / "long.png", "more than the limit of 64,000,000")
     tifffile.imwrite(tmp_path / "a.ome.tif", np.stack(PAGES), ome=True)
     assert len(list(read_slices(tmp_path / "a.ome.tif"))) == 3
 

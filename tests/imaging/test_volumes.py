@@ -208,6 +208,7 @@ SEVERAL = ["LIST\nslice.raw", "LIST\n../secret.raw", "slice%03d.raw 1 5 1", "../
         *(({"ElementDataFile": name}, "out of its own folder") for name in OUTSIDE),
         ({"ElementDataFile": "missing.raw"}, "voxels are missing"),
         *(({"ElementDataFile": name}, "voxels in several files are not read; save it as one .mha") for name in SEVERAL),
+        *(({"Comment": f"{end}ElementDataFile = /etc/hostname"}, "names the voxels twice") for end in "\r\v\f"),
         ({"BinaryData": "False"}, r"BinaryData = False"),
         ({"DimSize": "60000 60000 5"}, "more than the limit"),
         ({"DimSize": "64 48 6"}, "fewer voxels"),
@@ -240,7 +241,7 @@ def test_volumes_have_limits_all_their_voxels_and_one_file(tmp_path: Path) -> No
         path.write_bytes(path.read_bytes()[:-100])
         assert_refused(path, "fewer voxels")
     text = "NRRD0004\ntype: short\ndimension: 3\nsizes: 64 48 5\nendian: little\n"
-    for line in ("data file: /etc/hostname", "Data File: LIST", "datafile:a.raw", "encoding: bzip2"):
+    for line in ("data file: /etc/hostname", "Data File: LIST", "#\rdatafile:a.raw", "encoding: bzip2"):
         (tmp_path / "a.nhdr").write_text(f"{text}{line}\n\n")
         assert_refused(tmp_path / "a.nhdr", r"a\.nhdr: voxels in other files or packed by bzip2 .*; save it")
     for kind in (nib.Nifti1Pair, nib.Nifti2Pair):

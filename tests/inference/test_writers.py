@@ -111,7 +111,7 @@ def test_parquet_has_types_and_row_groups(tmp_path: Path, monkeypatch: pytest.Mo
         assert file.read().to_pylist() == [prediction.to_dict() for prediction in predictions]
     types = {field.name: str(field.type) for field in file.schema_arrow}
     assert tuple(types) == COLUMNS
-    assert types["frame"] == types["slice_number"] == "int32"
+    assert types["frame"] == types["slice_number"] == "int64"
     assert types["probability"] == types["position"] == types["opacity"] == types["lung_cm2"] == "double"
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(PredictionError, match=r"pip install '\.\[parquet\]'` from a clone"):

@@ -181,6 +181,7 @@ FAILED_XML = (
         ("application/dicom+xml", b"<broken", "cannot be understood"),
         ("application/dicom+json", b'{"00081198": {"vr": "SQ", "Value": null}, "00081199": null}', None),
         ("application/dicom+xml", b"<NativeDicomModel/>", None),
+        ("application/dicom+json", b"[]", "cannot be understood"),
         ("text/plain", b"", None),
     ],
 )
@@ -189,6 +190,12 @@ def test_what_is_said_of_an_upload(server: Server, kind: str, body: bytes | None
     with nullcontext() if reason is None else pytest.raises(PacsRefusedError, match=reason):
         Archive(server.url).store(heat_map_of())
     assert [asked.headers["Accept"] for asked in server.asked] == ["application/dicom+json"]
+
+
+def test_an_upload_that_is_redirected_is_not_taken_for_stored(server: Server) -> None:
+    server.says(Said(301, headers={"Location": server.url}))
+    with pytest.raises(PacsError, match="redirects an upload; name the address that it leads to"):
+        Archive(server.url).store(heat_map_of())
 
 
 @pytest.mark.parametrize("status", [400, 406])

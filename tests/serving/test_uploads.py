@@ -140,6 +140,7 @@ NAMES: dict[str | bytes, str] = {
     b"form-data; filename*0*=UTF-8''a%20; filename*1=b.png": "a b.png",
     b"form-data; filename=a.png; filename*=UTF-8''b.png": "a.png",
     b"form-data; name=scan; filename*=undefined''%ff": "scan",
+    b"form-data; name=scan; filename*=utf-8''a; filename*0=b": "file",
     b'form-data; name="L\xfcnge"; filename=""': "L\u00fcnge",
     b"": "file",
 }

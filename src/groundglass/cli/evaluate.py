@@ -66,6 +66,8 @@ def evaluate(
         part = "all" if split is None else "test"
     elif split is None and part != "all":
         split = opened.info["split"]
+    if part != "all" and (recipe := getattr(opened, "recipe", None)):  # a bundle has none
+        manifest = manifest.without(recipe.sampling.leave_out)
     with stages() as advance:
         evaluation = evaluate_run(
             opened, manifest, split, part, output, resamples=resamples, seed=seed,

@@ -123,7 +123,7 @@ def _warn(job: "Job[Recipe]") -> None:
     from groundglass.data.load import load_pool
     from groundglass.data.splits import make_split
 
-    manifest = load_pool(job.data, job.map_label)
+    manifest = load_pool(job.data, job.map_label).without(job.recipe.sampling.leave_out)
     parts = make_split(manifest, job.split, job.seed, job.allow_overlap)
     with Console(stderr=True).status("Looking for what parts of the split share"):
         audited = audit(manifest, parts, shortcuts=False, quick=True, threads=job.threads or None)

@@ -101,7 +101,7 @@ def _with_patients_apart(manifests: Sequence[Manifest]) -> Iterator[Record]:
             elif shared:
                 same.add(patient)
             else:
-                patient = f"{record.hospital}/{patient}"
+                patient = f"{min(named[name])}/{patient}"
         yield replace(record, patient_id=patient)
     if same:
         say(

@@ -176,7 +176,8 @@ def file_hash(path: Path, unit: str = "") -> str:
         ImageError: it cannot be read, or its archive is damaged, encrypted or a decompression bomb.
     """
     file, plane = _plane(path)
-    content = read_file(file) if plane is None else _read(path, unit, is_mask=True).pixels.tobytes()
+    whole = plane is None and file.suffix.lower() != ".mhd"  # a header, whose voxels lie beside it
+    content = read_file(file) if whole else _read(path, unit, is_mask=True).pixels.tobytes()
     sha256 = hashlib.sha256(content).hexdigest()
     return hashlib.sha256(f"{sha256} {unit}".encode()).hexdigest() if unit else sha256
 

@@ -144,7 +144,7 @@ def series_rule(
     """
     score, label, source = series_scores(part, probability)
     # Fewer cannot rule a label out at this coverage.
-    if min(np.sum(label == 1), np.sum(label == 0)) < coverage / (1 - coverage):
+    if min(np.sum(label == 1), np.sum(label == 0)) < round(coverage / (1 - coverage), 9):
         return None
     patients = {COVID: int(np.sum(label == 1)), NON_COVID: int(np.sum(label == 0))}
     sources = {name: source.count(name) for name in sorted(set(source))}

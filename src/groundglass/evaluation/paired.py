@@ -26,13 +26,13 @@ _EQUAL = 1e-12
 
 def delong_test(
     label: NDArray[np.int8], first: NDArray[np.float64], second: NDArray[np.float64]
-) -> tuple[float, float] | tuple[None, None]:
+) -> tuple[float | None, float | None]:
     """AUC of the first network less that of the second, and the two-sided p of DeLong's test.
 
     DeLong, DeLong and Clarke-Pearson (Biometrics 44:837, 1988) by the midranks of Sun and Xu (IEEE Signal
     Processing Letters 21:1389, 2014), which take N log N steps instead of a comparison of every pair. None where a
-    class has fewer than two slices. ``label`` is 1 for COVID and 0 for NonCOVID, shape (N,); the networks' logits or
-    probabilities are higher for COVID.
+    class has fewer than two slices; p alone where a difference has no variance. ``label`` is 1 for COVID and 0 for
+    NonCOVID, shape (N,); the networks' logits or probabilities are higher for COVID.
     """
     positive, score = label == 1, np.stack([first, second])
     covid, other = int(positive.sum()), int((~positive).sum())
@@ -47,7 +47,7 @@ def delong_test(
     error, difference = float(np.sqrt(max(variance, 0.0))), float(auc[0] - auc[1])
     if abs(difference) < _EQUAL:
         return difference, 1.0
-    return difference, float(2 * norm.sf(abs(difference) / error)) if error > _EQUAL else 0.0
+    return difference, float(2 * norm.sf(abs(difference) / error)) if error > _EQUAL else None
 
 
 def mcnemar_test(

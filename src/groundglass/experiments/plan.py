@@ -240,6 +240,8 @@ def _networks(networks: Iterable[str], weights: Sequence[str], overrides: Sequen
     for kind in weights:
         if kind not in KINDS and not Path(kind).is_file():
             raise RecipeError(f"weights {kind!r}: no such file; kinds are {', '.join(KINDS)}")
+    if len({kind if kind in KINDS else "c2l" for kind in weights}) < len(weights):
+        raise RecipeError("--weights: c2l and each file are rows of one name; give every one an --output of its own")
     for network in networks:
         entry = find(network)
         rate = [f"optimiser.lr={RATES[entry.family]}"] if entry.family in RATES else []

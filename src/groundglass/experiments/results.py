@@ -163,9 +163,9 @@ def complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Fields of a recipe as ``--set`` spells them."""
+    """Fields of a recipe as ``--set`` spells them; one that holds names and values, such as options, is one field."""
     for key, value in recipe.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and not prefix:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -71,7 +71,7 @@ def check(tasks: Sequence[Task], paths: ExperimentPaths, manifest: Manifest) -> 
             f"{tasks[0].name}: paints lesions into lesion-free slices; name their folder with --lesion-free, "
             "or switch it off with --set synthesis.slices_per_epoch=0"
         )
-    data = [each.resolve().name for each in paths.data]
+    data = [printable(each.resolve().name) for each in paths.data]
     for task in tasks:
         path, folder = paths.result(task), paths.run(task)
         own = {"split": task.split, "seed": task.identity.seed, "data": data}
@@ -94,7 +94,8 @@ def check(tasks: Sequence[Task], paths: ExperimentPaths, manifest: Manifest) -> 
             advice = "choose another --output and --runs, or remove it"
             raise RunError(f"{path}: has other settings ({words}); {advice}")
     for task in {(task.split, task.identity.seed, task.parts): task for task in tasks}.values():
-        split = make_split(manifest, task.split, task.identity.seed, task.allow_overlap)
+        kept = manifest.without(task.recipe.sampling.leave_out)
+        split = make_split(kept, task.split, task.identity.seed, task.allow_overlap)
         for part in ("train", "val", *task.parts):
             split.part(part)
 

@@ -18,8 +18,8 @@ from groundglass.errors import DataError
 from groundglass.evaluation.metrics import TITLES
 from groundglass.evaluation.paired import ALPHA
 from groundglass.experiments.comparison import MeanSD, PairedRows, Row
-from groundglass.experiments.plan import KINDS
-from groundglass.experiments.results import DEFAULT, LEFT_OUT, PAPER, PROTOCOLS, RunResult, complete, read_run_results
+from groundglass.experiments.plan import KINDS, NETWORKS
+from groundglass.experiments.results import DEFAULT, PAPER, PROTOCOLS, RunResult, complete, read_run_results
 from groundglass.files import counted, write_json, write_text
 from groundglass.reporting.figures import curves_figure, forest_figure, svg
 
@@ -107,8 +107,8 @@ def _views(results: Sequence[RunResult]) -> list[tuple[str, str]]:
     """Protocols and parts in their order; Table I is of test slices alone."""
     order = [*PROTOCOLS, *sorted({each.identity.protocol for each in results} - set(PROTOCOLS))]
     found = {(each.identity.protocol, part) for each in results for part in each.predictions}
-    # The validation slices of a split that leaves sources out are of the sources trained on: nothing new.
-    found -= {(LEFT_OUT, "val")}
+    # Validation slices of folds are in several of them, those of a split that leaves sources out are nothing new.
+    found = {(protocol, part) for protocol, part in found if part == "test" or protocol == "official"}
     if results[0].identity.experiment == "table1":
         found = {view for view in found if view[1] == "test"}
     return sorted(found, key=lambda view: (order.index(view[0]), view[1] == "test"))
@@ -188,7 +188,8 @@ def _rows_table(section: _Section) -> str:
         cost = [f"{columns['parameters'] / 1e6:.2f}", f"{columns['macs'] / 1e9:.2f}"]
         cells = [row.title, _seeds(row.seeds), *cost, *(cell(measures[measure]) for measure in _HEADS)]
         cells.append(f"{columns['training_seconds'] / 60:.1f}")
-        lines.append([*cells, f"{PAPER_ACCURACY.get(row.family, float('nan')):.3f}"][: len(heads)])
+        known = row.first.network.replace("lite0", "b0") in NETWORKS
+        lines.append([*cells, f"{PAPER_ACCURACY[row.family]:.3f}" if known else "–"][: len(heads)])
     return _markdown(heads, lines)
 
 
@@ -275,14 +276,11 @@ def render_seeds(folder: Path) -> str:
     """Write ``summary.json`` and ``summary.md``: mean and standard deviation over seeds of every measure and part.
 
     Raises:
-        DataError: there is no result, or results differ in recipe or split.
+        DataError: there is no result, or results differ in recipe, split or parts.
     """
     results = sorted(read_run_results(folder), key=lambda each: each.identity.seed)
     first = results[0]
-    for other in results:
-        if other.recipe != first.recipe or other.split["specification"] != first.split["specification"]:
-            raise DataError(f"{other.path}: differs in its recipe or split from {first.path.name}")
-
+    _check_alike(results)
     facts = {
         "recipe": first.recipe["name"],
         "network": first.network,
@@ -309,19 +307,28 @@ def render_seeds(folder: Path) -> str:
     return text
 
 
+def _check_alike(results: Sequence[RunResult]) -> None:
+    """A DataError where results that are to be averaged are of several kinds."""
+    first, *others = [(complete(each.recipe), each.split["specification"], {*each.parts}) for each in results]
+    for result, other in zip(results[1:], others, strict=True):
+        if other != first:
+            raise DataError(f"{result.path}: differs in its recipe, split or parts from {results[0].path.name}")
+
+
 def render_convergence(folder: Path) -> str:
     """Render the validation curves of every network from every kind of weights.
 
     Writes ``convergence.md`` and ``convergence.svg`` beside the results.
 
     Raises:
-        DataError: there is no result.
+        DataError: there is no result, or those of a network and its weights differ in recipe or split.
     """
     results, lines = read_run_results(folder), []
     results.sort(key=lambda run: (run.network, KINDS.index(run.weights), run.identity.seed))
     panels: dict[tuple[str, str], dict[str, list[list[float]]]] = {}
     for (network, weights), group in groupby(results, lambda run: (run.network, run.weights)):
         runs = list(group)
+        _check_alike(runs)
         losses, aucs = ([[row[key] for row in run.history] for run in runs] for key in ("val_loss", "val_auc"))
         panels.setdefault((network, "Validation loss"), {})[weights] = losses
         panels.setdefault((network, "Validation AUC"), {})[weights] = aucs

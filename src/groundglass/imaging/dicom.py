@@ -47,6 +47,7 @@ _PLACE = (
 )
 _Value = TypeVar("_Value")
 _LONGEST_TEXT = 324  # of a Person Name: five components of 64 characters, and the carets between them
+_LARGEST = 1e12  # number that a header may hold
 _ALIKE = 0.05  # by which two normals may differ along an axis and still be those of one stack
 _MODALITIES = frozenset({"CT", "OT", "SC", ""})
 _CT_CLASSES = frozenset(f"1.2.840.10008.5.1.4.1.1.2{end}" for end in ("", ".1", ".2"))  # enhanced, converted
@@ -117,6 +118,7 @@ def place_in_series(source: Source, limits: Limits) -> tuple[str, Origin] | None
             if "Image Storage" in UID(kind).name or (not kind and dataset.preamble is not None):
                 raise ImageError(source.name, "a DICOM file without an image; it may be truncated")
             return None
+        dataset.NumberOfFrames = 1  # the first one places the file
         own = _frames(dataset, source.name, limits)[0].origin
         folder = "" if is_uid(own.series) else source.name.rpartition("/")[0]
         series = f"{own.study} {own.series} {own.stack} {folder}" if own.stack else ""
@@ -240,14 +242,14 @@ def _first(dataset: Dataset, sequence: str) -> Any:
 
 
 def _numbers(dataset: Dataset, keyword: str, count: int | None = None) -> tuple[float, ...] | None:
-    """The element's finite numbers, ``count`` where given; None where it is missing, empty or malformed."""
+    """The element's numbers, ``count`` where given; None where it is missing, empty, malformed or absurd."""
     try:
         value = dataset.get(keyword)
         one = value is None or isinstance(value, str | bytes) or not isinstance(value, Sequence)
         values = tuple(float(number) for number in ([value] if one else value))
     except Exception:  # noqa: BLE001 - pydicom converts when asked, and raises whatever the value provokes
         return None
-    return values if count in {None, len(values)} and values and np.isfinite(values).all() else None
+    return values if count in {None, len(values)} and values and np.abs(values).max() < _LARGEST else None
 
 
 def _number(dataset: Dataset, keyword: str) -> float | None:

@@ -28,7 +28,7 @@ OnError = Callable[[ImageError], None]
 class Limits:
     """Bounds that are checked before anything is allocated or decompressed."""
 
-    pixels: int = 64_000_000  # per image or plane, rows times columns
+    pixels: int = 64_000_000  # per image or plane, rows times columns, and half its longer side squared
     file_bytes: int = 4 * 2**30  # of one file or archive member, after decompression
     archive_bytes: int = 32 * 2**30  # of all members of an archive together, after decompression
     ratio: float = 200.0  # of decompressed to compressed size of an archive member that is not small
@@ -39,7 +39,7 @@ class Limits:
         """Raise ``ImageError`` for the file of that name where its image is empty or too large."""
         if width < 1 or height < 1:
             raise ImageError(name, f"an image of {width} x {height} pixels")
-        if width * height > self.pixels:
+        if max(width * height, max(width, height) ** 2 // 4) > self.pixels:
             raise ImageError(name, f"{width} x {height} pixels are more than the limit of {self.pixels:,}")
 
 
@@ -52,7 +52,7 @@ HEAD_BYTES = 4096
 _JUNK_FOLDERS = frozenset({"__MACOSX", "PaxHeader", "PaxHeaders"})
 _JUNK_FILES = frozenset({"thumbs.db", "desktop.ini"})
 _SMALL = 16 * 2**20  # bytes that may have any compression ratio: an empty picture compresses very well
-_PACKED = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA})
+_PACKED = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})  # others unpack more than is asked for
 
 
 class FileFormat(str, Enum):
@@ -150,7 +150,7 @@ class Source(ABC):
     def read(self, limits: Limits = DEFAULT_LIMITS) -> bytes:
         """All bytes; ``ImageError`` where they cannot be read, or as in :meth:`check_size`."""
         self.check_size(limits)
-        return self.head(-1)
+        return self.head(self.size)
 
     def check_size(self, limits: Limits) -> None:
         """Raise ``ImageError`` where the file is empty or larger than ``limits.file_bytes``."""
@@ -210,7 +210,7 @@ class ZipSource(Source):
     def check_member(self, limits: Limits) -> None:
         """Raise ``ImageError`` where it cannot be read, or is out to do harm."""
         info, unpacked, packed = self._info, self.size, self._info.compress_size
-        packing = "packed by Deflate64 or another method that cannot be read; unpack it first"
+        packing = "packed by another method than Deflate; unpack it first"
         ratio = f"{packed:,} bytes unpack to {unpacked:,}, more than {limits.ratio:g} times as much"
         for wrong, reason in (
             (leads_out(info.orig_filename), "its name leads out of the archive; rename it"),

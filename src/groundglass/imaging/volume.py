@@ -28,8 +28,9 @@ _REQUIRED = {b"NDims": rb"\d+", b"DimSize": rb"-?\d+([ \t]+-?\d+)+", b"ElementTy
 _DATA_FILE = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:](.*)\n?", re.MULTILINE | re.IGNORECASE)
 _DIMENSIONS = re.compile(rb"\s*NDims\b")
 _SAYS_SOMETHING = re.compile(rb"\s*[^=:\s][^=:]*[=:]\s*\S")
-_NOT_IN_NRRD = re.compile(rb"^\s*(data\s*file\s*:|encoding:\s*bz)", re.MULTILINE | re.IGNORECASE)
+_NOT_IN_NRRD = re.compile(rb"[\r\n]\s*(data\s*file\s*:|encoding\s*:\s*bz)", re.IGNORECASE)
 _TEXT = re.compile(rb"^\s*BinaryData\s*[=:]\s*[Ff0Nn]", re.MULTILINE)
+_FARTHEST = 1e9  # mm, in which no patient is measured
 _LABEL_INTENTS = frozenset({1002, 1003})  # NIfTI's intents of label maps
 _LPS = np.array([-1.0, -1.0, 1.0])  # from mm rightwards, forwards and upwards (RAS) to DICOM's and ITK's axes, and back
 
@@ -115,8 +116,8 @@ def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], name: str, limits
         raise ImageError(name, f"voxels of type {dtype}, not a CT")
     if not 2 <= len(shape) <= 3 or min(shape) < 1:
         raise ImageError(name, f"an image of shape {said}, not one CT volume")
-    most = min(limits.pixels * min(shape), limits.file_bytes // dtype.itemsize)
-    if min(shape) > limits.frames or prod(shape) > most:
+    limits.check_pixels(max(shape), sorted(shape)[-2], name)
+    if min(shape) > limits.frames or prod(shape) > limits.file_bytes // dtype.itemsize:
         raise ImageError(name, f"{said} voxels are more than the limits allow")
     width, height, depth = (*shape, 1)[:3]
     return width, height, depth
@@ -197,9 +198,9 @@ def slices_of_voxels(
     from nibabel import orientations  # noqa: PLC0415 - slow to import
 
     shape = _check_shape(values.shape, values.dtype, origin.file, limits)
-    axes = orientations.io_orientation(affine) if np.isfinite(affine).all() else np.full(1, np.nan)
+    axes = orientations.io_orientation(affine) if np.abs(affine).max() < _FARTHEST else np.full(1, np.nan)
     if np.isnan(axes).any():
-        raise ValueError("the orientation is degenerate or not finite")
+        raise ValueError("the orientation is degenerate, or a length is none")
     upright = orientations.apply_orientation(values.reshape(shape, order="F"), axes)
     scale = find_scale(upright, origin.file, *rescale)
     # Columns and rows run against the axes of RAS.
@@ -242,6 +243,8 @@ def _meta_image(source: Source, folder: Path, limits: Limits) -> tuple[Path, Pat
     end = _DATA_FILE.search(head)
     if end is None:
         raise ValueError("the header has no end")
+    if b"elementdatafile" in head[: end.start()].lower():  # behind white space that MetaIO takes for a line's end
+        raise ValueError("its header names the voxels twice")
     name, voxels = end[1].decode("utf-8", "replace").strip(), folder / "voxels"
     lines = [line + b"\n" for line in head[: end.start()].split(b"\n") if _SAYS_SOMETHING.match(line)]
     header = b"".join(sorted(lines, key=lambda line: _DIMENSIONS.match(line) is None))

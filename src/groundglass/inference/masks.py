@@ -19,7 +19,7 @@ from groundglass.imaging.read import open_source
 from groundglass.imaging.slice import VoxelGrid
 from groundglass.imaging.source import DEFAULT_LIMITS, guard
 from groundglass.inference.bundle import Bundle
-from groundglass.inference.prediction import PackedMasks, Prediction, Status
+from groundglass.inference.prediction import PackedMasks, Prediction
 from groundglass.inference.report import picture_stem
 from groundglass.inference.writers import file_errors
 
@@ -127,7 +127,7 @@ def without_masks(folder: Path, predictions: Iterable[Prediction]) -> Iterator[P
     """Predictions of an earlier run, in its order, whose masks were not written or not completely."""
     group, complete = None, True
     for prediction in predictions:
-        if prediction.status is Status.FAILED or prediction.is_copy:
+        if prediction.overlay is None:  # there was no picture, nor anything to mark in it
             continue
         following = _group_of(prediction)
         if following is None or following != group:

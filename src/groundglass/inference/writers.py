@@ -58,7 +58,7 @@ class ParquetFile:
         import pyarrow as pa  # noqa: PLC0415 - an extra, and 0.2 s
         from pyarrow import parquet  # noqa: PLC0415
 
-        kinds = {"integer": pa.int32(), "number": pa.float64(), "array": pa.list_(pa.string())}
+        kinds = {"integer": pa.int64(), "number": pa.float64(), "array": pa.list_(pa.string())}
         types = {name: column["type"] for name, column in row_schema()["properties"].items()}
         columns = {name: [kinds[kind] for kind in kinds if kind in types[name]] for name in _columns(keep_identifiers)}
         schema = pa.schema([(name, *(kind or [pa.string()])) for name, kind in columns.items()])

@@ -18,6 +18,7 @@ from xml.etree import ElementTree as ET
 import requests
 from pydicom import Dataset, dcmwrite
 from requests.auth import HTTPBasicAuth
+from requests.exceptions import ChunkedEncodingError, ContentDecodingError
 from urllib3 import Retry
 from urllib3.exceptions import InvalidHeader
 
@@ -171,7 +172,7 @@ class Archive:
         answer = self._plainer(send, ("application/dicom+json", "*/*"), self._seconds)
         try:
             reason = _failure(*answer)
-        except (ValueError, TypeError, AttributeError, ET.ParseError) as error:
+        except (ValueError, TypeError, AttributeError, LookupError, RecursionError, ET.ParseError) as error:
             raise PacsRefusedError(
                 f"{self.url}: its response to an upload cannot be understood ({type(error).__name__})"
             ) from error
@@ -183,8 +184,11 @@ class Archive:
     ) -> tuple[str, bytes]:
         """Type and content of a response; one that is larger than the limit, decompressed, counts as refused."""
         headers = {"Accept": accept} | ({"Content-Type": kind} if kind else {})
-        with self._session.request(method, url, headers=headers, timeout=_TIMEOUT, stream=True, **sent) as response:
+        sent |= {"headers": headers, "timeout": _TIMEOUT, "stream": True, "allow_redirects": method == "GET"}
+        with self._session.request(method, url, **sent) as response:
             response.raise_for_status()
+            if response.is_redirect:  # after which requests would ask, and send nothing
+                raise PacsError(f"{url}: redirects an upload; name the address that it leads to")
             chunks, size = list[bytes](), 0
             for chunk in response.iter_content(2**20):
                 chunks.append(chunk)
@@ -221,7 +225,7 @@ class Archive:
             results = self._plainer(once, _LISTINGS, seconds)
         except PacsRefusedError as error:
             raise type(error)(f"{error}; is this the DICOMweb root?") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise PacsRefusedError(f"{self.url}: not a DICOMweb service (its response is no JSON)") from None
         results = [results] if isinstance(results, dict) else results
         if not isinstance(results, list) or not all(isinstance(entry, dict) for entry in results):
@@ -277,7 +281,7 @@ def _passing_fault(error: Exception, url: str) -> str:
         return "no response in time"
     elif isinstance(error, requests.ConnectionError):
         return "cannot be reached"
-    elif isinstance(error, requests.exceptions.ChunkedEncodingError | _BrokenOffError):
+    elif isinstance(error, ChunkedEncodingError | ContentDecodingError | _BrokenOffError):
         return "the transfer broke off"
     raise PacsError(f"{url}: {problem}") from None
 
@@ -285,7 +289,7 @@ def _passing_fault(error: Exception, url: str) -> str:
 def _retry_after(error: Exception) -> float:
     """Seconds that the server asks to wait, 0 where it does not say."""
     response = getattr(error, "response", None)
-    with suppress(KeyError, InvalidHeader):
+    with suppress(KeyError, InvalidHeader, ValueError, OverflowError):
         return Retry().parse_retry_after(response.headers["Retry-After"]) if response is not None else 0.0
     return 0.0
 

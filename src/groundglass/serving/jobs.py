@@ -158,10 +158,11 @@ def _sent_name(disposition: bytes) -> str:
         header["Content-Disposition"] = disposition.decode()
     except UnicodeDecodeError:
         header["Content-Disposition"] = disposition.decode("latin-1")
-    with suppress(ValueError):  # no such character set
-        if name := header.get_filename():
-            return name
-    return str(header.get_param("name", "", "content-disposition"))
+    for said in (header.get_filename, partial(header.get_param, "name", None, "content-disposition")):
+        with suppress(ValueError, TypeError):  # no such character set, or pieces of a name in no order
+            if name := said():
+                return str(name)
+    return ""
 
 
 def _plain_parts(name: str) -> list[str]:

@@ -210,8 +210,6 @@ class Results:
         key, ends = secrets.token_urlsafe(16) if keep else "", time.monotonic() + self._settings.keep_seconds
         result = Result(key, bundle.id, ends, Totals(bundle.info.series))
         if keep:
-            while len(self._kept) >= _MOST_RESULTS:
-                self.forget(next(iter(self._kept)))
             self._kept[result.id] = result
         return result
 
@@ -220,7 +218,9 @@ class Results:
 
         Gives what counts: another prediction where the slice is a copy of an earlier one.
         """
-        prediction = result.totals.add(prediction)
+        prediction, result.ends = result.totals.add(prediction), time.monotonic() + self._settings.keep_seconds
+        while len(self._kept) > _MOST_RESULTS:
+            self.forget(next(iter(self._kept)))
         if kept is not None and not prediction.is_copy and result.id in self._kept:
             room = self._settings.keep_mib * MIB - kept.size
             while self.size > room and result.id != next(iter(self._kept)):
@@ -249,6 +249,7 @@ class Results:
         result = self._kept.pop(key, None)
         if result is not None:
             result.slices.clear()
+            result.id = ""
 
     def expire(self) -> None:
         """Forget what has been kept long enough."""

@@ -43,7 +43,7 @@ _SOLID = (Mimic.MASS, Mimic.LOBAR_CONSOLIDATION, Mimic.NODULE)
 # Below this share of the picture lungs are at their ends: no whole lung there is made solid, for shoulders look alike.
 _APEX, _APEX_WEIGHT = 0.05, 4.0
 _EMA, _SMOOTH = 0.995, 50.0
-_PHANTOM, _NOTHING = "phantom", "empty"
+_PHANTOM, _NOTHING = "\0phantom", "\0empty"  # sources that no manifest has
 # What the exported model says of its training.
 _NOTED = ("recipe", "seed", "sources", "counts", "parameters", "fingerprint", "training_seconds", "versions")
 
@@ -110,7 +110,7 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
     """
     recipe = job.recipe
     torch.manual_seed(job.seed)
-    module = LungTrainer(recipe, recipe.draws // recipe.training.batch_size, job.seed)
+    module = LungTrainer(recipe, max(1, recipe.draws // recipe.training.batch_size), job.seed)
     job.prepare(module.network)
     records = [record for record in load_pool(job.data, job.map_label).records if record.split != "test"]
     masked = [record for record in records if record.lung_mask is not None]
@@ -120,7 +120,8 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
     if recipe.held_out and not out:
         raise DataError("too few patients with lung masks: of one source there must be three or more")
     lesions_alone = [record for record in records if record.lung_mask is None and record.lesion_mask]
-    learned = [record for number, record in enumerate(masked) if number not in out] + lesions_alone
+    people = {masked[number].patient_id for number in out}  # of whom other sources may have slices too
+    learned = [record for record in (*masked, *lesions_alone) if record.patient_id not in people]
     training = [load_lung_slice(record) for record in learned]
     validation = [load_lung_slice(masked[number]) for number in sorted(out)]
     content = b"".join(each.pixels.tobytes() + each.lungs.tobytes() for each in [*training, *validation])

@@ -147,7 +147,7 @@ class OptimiserSection(Section):
 
 
 class TrainerSection(Section):
-    """What Lightning's ``Trainer`` is given. ``workers``, ``devices`` and ``loggers`` decide nothing of the result.
+    """What Lightning's ``Trainer`` is given. ``workers`` and ``loggers`` decide nothing of the result.
 
     ``devices`` is a number, or a list of GPUs by index. ``wandb`` and ``mlflow`` log where they are installed.
     """

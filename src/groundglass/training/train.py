@@ -25,7 +25,7 @@ from groundglass.data.load import load_dataset, load_pool
 from groundglass.data.manifest import PARTS, Label, Record
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RecipeError
-from groundglass.files import write_bytes
+from groundglass.files import printable, write_bytes
 from groundglass.imaging.lungs import LungSegmenter, open_segmenter
 from groundglass.models.catalogue import pretraining
 from groundglass.models.layers import Network
@@ -113,7 +113,7 @@ def train_job(job: Job[Recipe]) -> Run:
         shared = f"cannot be shared by {job.processes} processes"
         raise RecipeError(f"training.batch_size={recipe.training.batch_size} {shared}; choose a multiple")
     if job.resume and (job.output / INFO).exists() and (run := Run.open(job.output)).info.get("finished"):
-        job.check_same()
+        job.check_same(data=[printable(path.resolve().name) for path in job.data])
         return run
     torch.manual_seed(job.seed)
     network = build_network(recipe)
@@ -221,6 +221,8 @@ def _prepared(
     real = cropped(records)
     keep = np.flatnonzero(_worth_teaching(records, real, sampling))
     records, real = [records[int(index)] for index in keep], real.take(keep)
+    if len({record.label for record in records}) < len(Label):
+        raise DataError("no COVID slice is left to train on: their lesion masks show less than sampling.least_lesion")
     lesion_free = with_lungs(cropped(free)) if free else real.take(np.arange(0))
     if free and not len(lesion_free):
         raise DataError(f"{job.lesion_free}: lungs were found in none of its {len(free)} slices")
@@ -234,13 +236,14 @@ def _prepared(
         sampling.draws or len(real), recipe.training.batch_size, job.seed, chances,
         len(lesion_free), synthetic, synthesis.painted, job.rank, job.processes,
     )  # fmt: skip
-    covid = float(np.average(samples.labels, weights=chances))
+    drawn = [float(np.average(samples.labels, weights=chances)), synthesis.painted]
+    covid = float(np.average(drawn, weights=[batches.real, synthetic]))
     return _Prepared(
         Classifier(network, recipe, len(batches), job.seed, covid),
         # Whoever prepares a batch, it is drawn and seeded here: workers change nothing of it.
         DataLoader(samples, None, sampler=batches, num_workers=recipe.trainer.workers),
         DataLoader(validation, batch_size=64),
-        _facts(job, records, samples, val, lungs),
+        _facts(job, (records, val_records), samples, val, lungs),
         lungs,
     )
 
@@ -253,20 +256,22 @@ def _augmenter(recipe: Recipe) -> Augmentation:
 
 
 def _facts(
-    job: Job[Recipe], records: Sequence[Record], samples: TrainingSamples, val: CroppedSet, lungs: LungSegmenter
+    job: Job[Recipe], parts: Sequence[Sequence[Record]], samples: TrainingSamples, val: CroppedSet, lungs: LungSegmenter
 ) -> dict[str, Any]:
-    """What ``run.json`` says of the slices, and one hash of everything the network learns from or is selected on."""
+    """What ``run.json`` says of the slices, and hashes of everything the network learns from or is selected on."""
     real, free, digest = samples.real, samples.lesion_free, hashlib.sha256()
     for part in (real, val, free):
         digest.update(bytes.fromhex("".join(part.sha256)) + b"|")
     digest.update(np.packbits(real.lesions).tobytes() + bytes.fromhex(lungs.sha256))
+    said = [(each.label, each.hospital, each.patient_known and each.patient_id) for part in parts for each in part]
     return {
-        "lesion_free": job.lesion_free.resolve().name if len(free) and job.lesion_free else None,
-        "sources": dict(sorted(Counter(record.hospital for record in records).items())),
+        "lesion_free": printable(job.lesion_free.resolve().name) if len(free) and job.lesion_free else None,
+        "sources": dict(sorted(Counter(record.hospital for record in parts[0]).items())),
         "lungs": {"sha256": lungs.sha256, **lungs.notes},
         "counts": {"train": len(real), "val": len(val), "lesion_free": len(free)},
         "training_sha256": list(real.sha256),
         "fingerprint": digest.hexdigest(),
+        "labels": hashlib.sha256(repr(said).encode()).hexdigest(),
     }
 
 

@@ -41,7 +41,7 @@ from torch.utils.data import DataLoader
 
 from groundglass.errors import RecipeError, RunError
 from groundglass.evaluation.metrics import now, versions
-from groundglass.files import atomic_path, locked, one_line, usable_cores, write_json, write_text
+from groundglass.files import atomic_path, locked, one_line, printable, usable_cores, write_json, write_text
 from groundglass.reporting.figures import svg
 from groundglass.training.recipe import AnyRecipe_co, BaseRecipe
 from groundglass.training.run import FORMAT, HISTORY, INFO, RECIPE, WEIGHTS, learning_curves, read_info, read_recipe
@@ -163,8 +163,8 @@ class History(Callback):
     The rows live in the checkpoint, so that after a kill and a resume each epoch appears once.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._start = path, 0.0
+    def __init__(self, path: Path, batches: Any = None) -> None:
+        self.path, self._start, self._batches = path, 0.0, batches
         self.rows: list[dict[str, float]] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -174,6 +174,8 @@ class History(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the rows of the checkpoint."""
         self.rows = list(state_dict["rows"])
+        # Workers draw the next epoch's batches before Lightning says which one it is.
+        self._batches.set_epoch(len(self.rows))
 
     def on_train_epoch_start(self, *_: object) -> None:
         """Start the clock."""
@@ -332,10 +334,11 @@ class Job(Generic[AnyRecipe_co]):
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Create the folder, or check that it holds the same slices where it is to be resumed; a RunError where not.
 
-        Of ``facts``, which ``run.json`` repeats, ``fingerprint`` is one hash of all slices that decide the result.
+        Of ``facts``, which ``run.json`` repeats, ``fingerprint`` is one hash of all slices that decide the result, and
+        ``labels``, where it is there, of what is said of them.
         """
         if (self.output / INFO).exists():
-            self.check_same(fingerprint=facts["fingerprint"])
+            self.check_same(**{key: facts[key] for key in ("fingerprint", "labels") if key in facts})
         write_text(self.output / RECIPE, self.recipe.to_yaml())
         document = {
             "format": FORMAT,
@@ -344,7 +347,7 @@ class Job(Generic[AnyRecipe_co]):
             "network": self.recipe.network.name,
             "seed": self.seed,
             "split": self.split if self.data else None,
-            "data": [path.resolve().name for path in self.data],
+            "data": [printable(path.resolve().name) for path in self.data],
             **facts,
             "started": now(),
             "versions": versions(*PACKAGES),
@@ -358,12 +361,12 @@ class Job(Generic[AnyRecipe_co]):
         }
         write_json(self.output / INFO, document)
 
-    def check_same(self, **facts: str) -> None:
+    def check_same(self, **facts: Any) -> None:
         """Refuse by a RunError a run that was begun with another seed, split, recipe or other ``facts``."""
         before, cannot = read_info(self.output), f"{self.output}: cannot resume"
         asked = {"seed": self.seed, "split": self.split if self.data else None, **facts}
         for key, value in asked.items():
-            if before.get(key) != value:
+            if before.get(key, value) != value:
                 raise RunError(f"{cannot}, {key} was {before.get(key)}, is {value}; choose another --output")
         with suppress(ValidationError):
             # Checked, so that fields which are newer than the run have their defaults.
@@ -385,7 +388,7 @@ class Job(Generic[AnyRecipe_co]):
             KeyboardInterrupt: the training was interrupted from the keyboard.
         """
         folder, section = self.output / CHECKPOINTS, self.recipe.trainer
-        history = History(self.output / HISTORY)
+        history = History(self.output / HISTORY, training.sampler)
         loggers = self._made_loggers()
         for logger in loggers:
             logger.log_hyperparams(self.recipe.model_dump(mode="json"))
@@ -404,7 +407,7 @@ class Job(Generic[AnyRecipe_co]):
             callbacks=[history, *callbacks, *self.callbacks, *shown, newest],
             plugins=[AtomicCheckpoints()],
             use_distributed_sampler=False,
-            sync_batchnorm=self.processes > 1 and self.accelerator == "gpu",
+            sync_batchnorm=self.processes > 1 and self.accelerator != "cpu" and torch.cuda.is_available(),
             deterministic=True,
             num_sanity_val_steps=0,
             log_every_n_steps=1,

@@ -100,14 +100,14 @@ class Page {
   /** Looks at a result that is still growing, now and then: the more it takes, the less often. */
   #look(address) {
     if (this.#looking) return;
-    const started = performance.now();
+    const [started, upload] = [performance.now(), this.#upload];
     this.#looking = -1;
     this.#show(address).catch(() => {}).finally(() => {
-      if (!this.#upload) return;
+      if (!upload || this.#upload !== upload) return;
       const pause = Math.max(LOOK, 6 * (performance.now() - started));
       this.#looking = setTimeout(() => {
         this.#looking = 0;
-        if (this.#upload) this.#look(address);
+        if (this.#upload === upload) this.#look(address);
       }, pause);
     });
   }
@@ -164,6 +164,8 @@ class Page {
     this.#touched = false;
     clearTimeout(this.#forgets);
     clearTimeout(this.#settles);
+    clearTimeout(this.#looking);
+    this.#looking = 0;
     hideMessage();
     this.viewer.clear();
     this.#turn(false);
@@ -266,6 +268,7 @@ class Page {
     clicked("open-keys", () => byId("keys-dialog").showModal());
     clicked("cancel", () => this.#upload?.abort());
     clicked("forget", (button) => this.#busy(button, () => this.#forget()));
+    byId("copy").hidden = !navigator.clipboard; // as where the page comes over http from another machine
     clicked("copy", (button) => this.#busy(button, () => navigator.clipboard.writeText(location.href)));
     for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
     for (const button of document.querySelectorAll("[data-export]")) {

@@ -88,6 +88,7 @@ export class Pixels {
     const key = `${base} ${stack.slices.length}`; // a stack may still grow
     if (!this.#planes.has(key)) {
       this.#planes.set(key, this.#across(base, stack, plane));
+      this.#planes.get(key).catch(() => this.#planes.delete(key));
       if (this.#planes.size > PLANES) this.#planes.delete(this.#planes.keys().next().value);
     }
     return this.#planes.get(key);

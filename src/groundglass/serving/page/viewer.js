@@ -54,6 +54,7 @@ export class Viewer {
     this.stop();
     const { rows, columns } = slices[0].image ?? { rows: 0, columns: 0 };
     this.#at = { coronal: rows >> 1, sagittal: columns >> 1 };
+    for (const plane of ["coronal", "sagittal"]) this.#views[plane].show(null);
     this.#each((view) => view.fit());
   }
 
@@ -241,10 +242,10 @@ export class Viewer {
   /** Fetches and shows the planes through the crosshair. */
   async #cut() {
     for (const plane of ["coronal", "sagittal"]) {
-      const index = this.#at[plane];
-      this.pixels.plane(this.#address, this.#stack, plane, index).then(
+      const [stack, index] = [this.#stack, this.#at[plane]];
+      this.pixels.plane(this.#address, stack, plane, index).then(
         (raster) => {
-          if (!this.#planes || this.#at[plane] !== index) return;
+          if (!this.#planes || this.#stack !== stack || this.#at[plane] !== index) return;
           this.#views[plane].show(raster);
           this.#tell();
         },

@@ -201,7 +201,7 @@ export class Viewport {
   #paint() {
     const { key, width, height, values } = this.raster;
     const [level, wide] = this.display.window;
-    const state = `${key} ${level} ${wide}`;
+    const state = `${key} ${values.length} ${level} ${wide}`;
     if (this.#painted === state) return;
     const context = this.#grey.getContext("2d", { alpha: false });
     if (this.#image?.width !== width || this.#image.height !== height) {
