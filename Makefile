@@ -9,7 +9,7 @@
 #                     needs chromium-driver
 #   make sbom         what an installation with EXTRAS brings, as CycloneDX: build/product.cdx.json
 #   make audit-dependencies   hold it against the databases of known vulnerabilities; needs a network
-# PYTHON chooses the interpreter (3.10 or newer), VENV the environment's folder.
+# PYTHON chooses the interpreter (3.11 or newer), VENV the environment's folder.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -101,8 +101,8 @@ $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
 	touch $@
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "error: $(PYTHON) is missing or older than Python 3.10; name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is missing or older than Python 3.11; name another: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || \
 		{ echo "error: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

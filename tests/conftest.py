@@ -62,6 +62,14 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Cropped slices are shared by all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GROUNDGLASS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def real(name: str, what: str) -> Any:
     """A fixture: the folder of real data, of which ``what`` says what they are, or a reason to skip the test."""
 

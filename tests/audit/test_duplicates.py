@@ -104,8 +104,3 @@ def test_what_is_unreadable_is_passed_over_unless_held_out(records: list[Record]
     traces = traces_of([*records, copy])
     copy.path.unlink()
     assert find_pairs(traces) == [], "gone after it was read"
-
-
-@pytest.mark.slow
-def test_no_luna_slice_is_taken_for_another(luna_slices: Path) -> None:
-    assert find_pairs(traces_of([of(path) for path in sorted(luna_slices.glob("*.png"))[:400]])) == []

@@ -261,9 +261,12 @@ print("done", "RAY_AUTH_MODE" in os.environ, flush=True)
 
 
 @pytest.mark.slow
-def test_a_local_ray_listens_to_this_machine_only_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_local_ray_listens_to_this_machine_only_and_leaves_nothing(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     # A folder of its own, with a short path: sockets lie in it, and other tests may have a Ray of theirs in the usual one.
     temporary = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    request.addfinalizer(lambda: shutil.rmtree(temporary, ignore_errors=True))
     started = child(ALONE, HOME=str(tmp_path), TMPDIR=str(temporary))
     try:
         assert started.stdout is not None

@@ -394,6 +394,7 @@ DAMAGED += tuple(packed(frame, "51") for frame in (b"\xff\xd8", b"\xff\x4f\xff\x
 REFUSED: list[tuple[Any, str]] = [
     (write_deflated, r"its compression \(Deflated .* is not supported; store it uncompressed"),
     (ct(PixelData=None), "no pixel data"),
+    (ct(SegmentedRedPaletteColorLookupTableData=b"\1\0\xff\xff\0\0"), "a segmented palette"),
     (ct(SamplesPerPixel=3, PhotometricInterpretation="RGB", Modality="US"), "modality US"),
     (ct(SamplesPerPixel=4, PhotometricInterpretation="ARGB"), r"colour image \(ARGB"),
     (ct(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "a localizer"),

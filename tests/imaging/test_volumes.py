@@ -6,6 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_BZIP2, ZipFile
 
 import nibabel as nib
 import numpy as np
@@ -241,12 +242,28 @@ def test_volumes_have_limits_all_their_voxels_and_one_file(tmp_path: Path) -> No
         path.write_bytes(path.read_bytes()[:-100])
         assert_refused(path, "fewer voxels")
     text = "NRRD0004\ntype: short\ndimension: 3\nsizes: 64 48 5\nendian: little\n"
-    for line in ("data file: /etc/hostname", "Data File: LIST", "#\rdatafile:a.raw", "encoding: bzip2"):
+    for line in (
+        "data file: /etc/hostname",
+        "Data File: LIST",
+        "#\rdatafile:a.raw",
+        "byte skip: -1",
+        "encoding: bzip2",
+    ):
         (tmp_path / "a.nhdr").write_text(f"{text}{line}\n\n")
-        assert_refused(tmp_path / "a.nhdr", r"a\.nhdr: voxels in other files or packed by bzip2 .*; save it")
+        assert_refused(
+            tmp_path / "a.nhdr", r"a\.nhdr: voxels in other files, at its end or packed by bzip2 .*; save it"
+        )
     for kind in (nib.Nifti1Pair, nib.Nifti2Pair):
         pair = write_nifti(tmp_path / "b.hdr.gz", kind=kind)
         assert_refused(pair, r"b\.hdr\.gz: the header of a \.hdr and \.img pair; save both as one \.nii file")
+
+
+def test_voxels_in_a_zip_pass_its_guards(tmp_path: Path) -> None:
+    write_metaimage(tmp_path / "a.mhd")
+    with ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "a.mhd", "a.mhd")
+        archive.write(tmp_path / "a.raw", "a.raw", ZIP_BZIP2)
+    assert_refused(f"{tmp_path}/a.zip!a.mhd", r"a\.raw: packed by another method than Deflate")
 
 
 def test_without_simpleitk_a_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,6 +172,6 @@ def test_lung_slices_pass_however_ill_at_every_level(shipped: Classifier, severi
         patient = Patient.draw(rng)
         scanner = Scanner.draw(patient, rng)
         levels = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
-        scans = (scan(patient, scanner, level, severity, size=384) for level in levels)
+        scans = (scan(patient, scanner, level, severity, size=256) for level in levels)
         found += [shipped.predict(phantom.slice) for phantom in scans]
     assert sum(prediction.status is not Status.OK for prediction in found) <= most

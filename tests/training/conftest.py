@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,14 +83,6 @@ def assert_same_weights(one: Path, other: Path, tolerance: float = 0.0) -> None:
     assert weights.keys() == others.keys()
     for name in weights:
         np.testing.assert_allclose(weights[name], others[name], rtol=0, atol=tolerance, err_msg=name)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Cropped slices are shared by all tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GROUNDGLASS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,10 @@ from groundglass.errors import DataError, RunError
 from groundglass.imaging.phantom import make_phantom
 from groundglass.inference.bundle import Bundle, Engine
 from groundglass.inference.classifier import Classifier
+from groundglass.inference.input_check import LUNG
 from groundglass.training import export as exporting
 from groundglass.training.export import Export, export
+from groundglass.training.input_check_fit import Examples
 from groundglass.training.onnx import CLOSE, OPSET, largest_difference, quantise
 from groundglass.training.run import Run
 
@@ -42,8 +44,12 @@ def bundle(done: Run, phantoms: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def write(done: Run, phantoms: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Export the run to ``tmp_path / "bundle"`` with the model that is there already; what was told."""
+    """Export the run to ``tmp_path / "bundle"`` with the model and input check that are there already; what was told."""
     monkeypatch.setattr(exporting, "to_onnx", lambda *_: (bundle / "classifier.onnx").read_bytes())
+    check, size = Bundle.open(bundle).input_check, done.preprocessing.size
+    nothing = Examples(np.zeros((1, 0)), np.array([LUNG]), np.arange(1), np.ones(1), np.ones(1) > 0)
+    monkeypatch.setattr(exporting, "gather_examples", lambda *_: (np.zeros((1, size, size), np.uint8), nothing))
+    monkeypatch.setattr(exporting, "fit_input_check", lambda _: check)
     told, job = list[str](), Export(done, tmp_path / "bundle", (phantoms,), cache=tmp_path)
 
     def exported(**changes: Any) -> list[str]:
@@ -69,8 +75,15 @@ def test_it_says_what_the_run_says(done: Run, bundle: Path, phantoms: Path, monk
     next(damaged.head.parameters()).data.fill_(np.nan)
     assert np.isnan(largest_difference(damaged, Engine(model), images[:1]))
     assert len(int8) < 0.5 * len(model)
-    operators = {node.op_type for node in onnx.load_from_string(int8).graph.node}
-    assert {"QuantizeLinear", "GlobalAveragePool"} <= operators
+    nodes = onnx.load_from_string(int8).graph.node
+    assert {"QuantizeLinear", "GlobalAveragePool"} <= {node.op_type for node in nodes}
+    made = {output: node for node in nodes for output in node.output}
+    assert made["logit"].op_type != "DequantizeLinear"
+    wanted = [next(node for node in nodes if node.op_type == "ArgMax")]
+    while wanted:  # the mask's threshold is made of whole counts
+        node = wanted.pop()
+        assert node.op_type != "DequantizeLinear"
+        wanted += [made[name] for name in node.input if name in made]
     info, reference = opened.info, opened.reference
     assert reference is not None
     assert (int(reference.slices), len(reference.held_out)) == (24, 8)

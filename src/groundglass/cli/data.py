@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from typer import Argument, Option
 
 from groundglass.cli.options import MapLabel, print_json, report
+from groundglass.files import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -230,7 +231,7 @@ def phantoms(
 def _written(output: Path, count: int, what: str, failed: Sequence[ImageError]) -> None:
     """Say what was written and what was not; exit status 3 if something failed or nothing was written."""
     for error in failed:
-        typer.echo(f"left out: {error}", err=True)
+        typer.echo(f"left out: {one_line(str(error), 4096)}", err=True)
     typer.echo(f"{output}: {count} {what} written")
     if failed or not count:
         raise typer.Exit(3)

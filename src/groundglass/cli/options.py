@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
-from groundglass.files import printable
+from groundglass.files import one_line, printable
 
 Data = Annotated[
     list[Path],
@@ -55,7 +55,7 @@ def report(kind: str, *messages: str) -> None:
 
     console = Console(stderr=True, soft_wrap=True)
     for message in messages:
-        console.print(f"[bold {'yellow' if kind == 'warning' else 'red'}]{kind}:[/] {escape(message)}")
+        console.print(f"[bold {'yellow' if kind == 'warning' else 'red'}]{kind}:[/] {escape(one_line(message, 2**20))}")
 
 
 def print_json(document: Any) -> None:

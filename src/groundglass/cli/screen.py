@@ -65,7 +65,7 @@ class PredictionsTable:
         else:
             note = one_line(prediction.reason or "", _LONGEST_REASON)
             # Without the measurements that differ from slice to slice.
-            kind = re.sub(r"\d[\d.,]*", "…", re.sub(r" \([^)]*\d[^)]*\)", "", note))
+            kind = re.sub(r"\d[\d.,]*", "…", re.sub(r" \([^()\d]*\d[^()]*\)", "", note))
             said = f"{prediction.status.value}: {COPY if prediction.is_copy else kind}"
             self._reasons[said] += 1
             if self._width is not None and self._reasons[said] > 1:

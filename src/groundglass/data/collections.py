@@ -21,9 +21,10 @@ from PIL import Image
 from groundglass.data.manifest import Label, Manifest, Record, unknown_patient, write_manifest, write_mask
 from groundglass.errors import DataError, ImageError, NotASliceError
 from groundglass.files import one_line
+from groundglass.imaging.dicom import open_dataset
 from groundglass.imaging.read import read_slice, read_slices
 from groundglass.imaging.slice import Grey, Origin
-from groundglass.imaging.source import OnError, files_below, guard, natural_key
+from groundglass.imaging.source import DEFAULT_LIMITS, FileSource, OnError, files_below, guard, natural_key
 
 _MOST = 20  # slices of a volume that are taken
 _LEAST_LUNG = 0.01  # share of a slice
@@ -192,11 +193,9 @@ def _series(
 
 def _header(path: Path) -> tuple[float, str]:
     """Slice location in mm, rising to the head, and SOP instance."""
-    from pydicom import dcmread  # noqa: PLC0415 - slow to import
-
     with guard(str(path), "DICOM with a slice location"):
         tags = ["SOPInstanceUID", "SliceLocation", "ImagePositionPatient"]
-        header = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
+        header = open_dataset(FileSource(path), DEFAULT_LIMITS, tags)
         location = header.get("SliceLocation")
         height = float(header.ImagePositionPatient[2] if location is None else location)
         return height, str(header.get("SOPInstanceUID"))

@@ -52,7 +52,7 @@ class FrameDecoder:
             child.stdin.write(f"{len(frame)} {codec} {samples}\n".encode() + frame)
             child.stdin.flush()
             answer = child.stdout.read(8)
-            pixels = child.stdout.read(int.from_bytes(answer, "little"))
+            pixels = child.stdout.read(size) if int.from_bytes(answer, "little") == size else b""
         watchdog.cancel()
         if len(answer) < 8 or len(pixels) != int.from_bytes(answer, "little"):
             self._stop()

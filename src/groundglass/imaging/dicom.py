@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
-_EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+_EXPLICIT_BIG_ENDIAN, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"
 # Pixels that pydicom reads by itself: not compressed, or by RLE.
-_PLAIN = frozenset({_IMPLICIT, _EXPLICIT, _EXPLICIT_BIG_ENDIAN, "1.2.840.10008.1.2.5"})
+_PLAIN = frozenset({_IMPLICIT, _EXPLICIT, _EXPLICIT_BIG_ENDIAN, _RLE})
 # Those that imagecodecs decodes: every Huffman-coded JPEG, JPEG-LS, JPEG 2000 and High-Throughput JPEG 2000.
 _CODED = frozenset(
     f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 57, 70, 80, 81, 90, 91, 201, 202, 203)
@@ -163,6 +163,8 @@ def _check(dataset: Dataset, name: str, limits: Limits) -> None:
         raise NotASliceError(name, f"{of}, not a CT slice")
     if "LOCALIZER" in str(dataset.get("ImageType", "")).upper():
         raise NotASliceError(name, "a localizer, not a slice")
+    if "SegmentedRedPaletteColorLookupTableData" in dataset:  # which pydicom unpacks without a bound
+        raise ImageError(name, "a segmented palette is not supported; store it in grey")
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax not in _PLAIN | _CODED:
         raise ImageError(name, f"its compression ({one_line(syntax.name, 80)}) {_UNSUPPORTED}")
@@ -241,10 +243,16 @@ def _first(dataset: Dataset, sequence: str) -> Any:
     return items[0] if items else None
 
 
+def _is_huge(dataset: Dataset, keyword: str) -> bool:
+    """Whether an element that is not read yet is longer than any of its kind is."""
+    raw = getattr(dataset.get_item(keyword), "value", None)
+    return isinstance(raw, bytes) and len(raw) > 4096
+
+
 def _numbers(dataset: Dataset, keyword: str, count: int | None = None) -> tuple[float, ...] | None:
     """The element's numbers, ``count`` where given; None where it is missing, empty, malformed or absurd."""
     try:
-        value = dataset.get(keyword)
+        value: Any = None if _is_huge(dataset, keyword) else dataset.get(keyword)
         one = value is None or isinstance(value, str | bytes) or not isinstance(value, Sequence)
         values = tuple(float(number) for number in ([value] if one else value))
     except Exception:  # noqa: BLE001 - pydicom converts when asked, and raises whatever the value provokes
@@ -276,9 +284,14 @@ def _stored(dataset: Dataset, index: int, decoder: FrameDecoder) -> NDArray[Any]
     from pydicom.encaps import get_frame  # noqa: PLC0415 - slow to import
     from pydicom.pixels import convert_color_space, pixel_array  # noqa: PLC0415 - slow to import
 
-    if dataset.file_meta.TransferSyntaxUID in _PLAIN:
+    syntax, bits = dataset.file_meta.TransferSyntaxUID, dataset.get("BitsAllocated", 0)
+    if syntax in _PLAIN - {_RLE}:
         return np.asarray(pixel_array(dataset, index=index))
     frame = get_frame(dataset.PixelData, index, number_of_frames=int(dataset.get("NumberOfFrames", 1) or 1))
+    if syntax == _RLE:  # which pydicom unpacks before it looks at the size
+        if len(frame) > 1024 + 0.14 * dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * bits:
+            raise ValueError("its frame is larger than what it holds")
+        return np.asarray(pixel_array(dataset, index=index))
     codec, precision, *shape = _frame_header(frame)
     rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)
     if shape != [rows, columns, samples]:
@@ -339,7 +352,7 @@ def _ends(dataset: Dataset) -> tuple[float, float]:
     """Lowest and highest value that can be stored."""
     if "PixelData" not in dataset:
         return -np.inf, np.inf
-    count = 2 ** int(dataset.BitsStored)
+    count = 2 ** min(int(dataset.BitsStored), 64)
     return (-count // 2, count // 2 - 1) if dataset.PixelRepresentation else (0, count - 1)
 
 
@@ -364,7 +377,8 @@ def _is_hounsfield(dataset: Dataset, frame: _Frame, stored: NDArray[np.generic])
 def _text(dataset: Dataset, keyword: str) -> str | None:
     """An element's text on one line; None where it is missing, or damaged: no slice fails for its name."""
     try:
-        return one_line(str(dataset.get(keyword, "") or ""), _LONGEST_TEXT) or None
+        value = "" if _is_huge(dataset, keyword) else dataset.get(keyword, "")
+        return one_line(str(value or ""), _LONGEST_TEXT) or None
     except Exception:  # noqa: BLE001 - pydicom converts when asked, and raises whatever the value provokes
         return None
 

@@ -34,6 +34,8 @@ reaches 0.38 (``tests/imaging/test_raster.py`` measures both).
 _FORMATS = ("PNG", "JPEG", "BMP")
 _GREY, _RGB, _PALETTE = frozenset({0, 1}), 2, 3  # TIFF's photometric interpretations
 _CHANNELS = 8
+# None, CCITT, LZW, Deflate, PackBits, LZMA, Zstandard. Pictures within a TIFF may be of any size, whatever it says.
+_PACKED = frozenset({1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000})
 _QUIET = logging.NullHandler()  # tifffile logs what it notices; without any handler Python would print that
 
 
@@ -74,12 +76,28 @@ def _deep(values: NDArray[Any], origin: Origin, scale: Scale | None) -> CTSlice:
     return CTSlice(pixels, origin, hounsfield)
 
 
+class _Counted(io.BytesIO):
+    """A file that is read about once: its tags may name the same bytes again and again."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self._left = 3 * len(content) + 2**20
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise ValueError("its tags name the same bytes again and again")
+        return content
+
+
 def _tiff(content: bytes, name: str, limits: Limits, scale: Scale | None) -> Iterator[CTSlice]:
     """Every page that is neither a smaller copy of another one nor a mask."""
     from tifffile import TiffFile  # noqa: PLC0415 - slow to import
 
     logging.getLogger("tifffile").addHandler(_QUIET)
-    with TiffFile(io.BytesIO(content)) as file:
+    # Their pages may be many times the file.
+    with TiffFile(_Counted(content), is_scanimage=False, is_lsm=False, is_ndpi=False) as file:
         pages: list[Any] = list(islice(file.pages, limits.frames + 1))
         if len(pages) > limits.frames:
             raise ImageError(name, f"more pages than the limit of {limits.frames:,}")
@@ -95,9 +113,11 @@ def _tiff(content: bytes, name: str, limits: Limits, scale: Scale | None) -> Ite
 def _check_page(page: Any, name: str, limits: Limits) -> None:
     """Whether a page can be decoded, and within the limits, before anything of it is."""
     limits.check_pixels(page.imagewidth, page.imagelength, name)
-    what = f"TIFF pixels of {page.bitspersample} bits in {page.samplesperpixel} channels"
-    if page.dtype is None or page.samplesperpixel > _CHANNELS or page.imagedepth != 1:
-        raise ImageError(name, f"{what} are not supported; save it as grey of 8 or 16 bits")
+    kind = f"TIFF pixels of {page.bitspersample} bits, packed by method {int(page.compression)},"
+    readable = page.compression in _PACKED and page.dtype is not None
+    if not readable or page.samplesperpixel > _CHANNELS or page.imagedepth != 1:
+        channels = f"in {page.samplesperpixel} channels are not supported"
+        raise ImageError(name, f"{kind} {channels}; save it as grey of 8 or 16 bits")
     if len(page.dataoffsets) < prod(page.chunked) or 0 in page.databytecounts:
         raise ImageError(name, "damaged: some of its pixels are missing")
     if prod(page.chunks) > _CHANNELS * limits.pixels:

@@ -204,8 +204,11 @@ class ZipSource(Source):
 
     def _beside(self, relative: str) -> Source | None:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(self.member), relative))
-        known = self._archive.NameToInfo.get(path)
-        return None if known is None else ZipSource(self._archive, self._path, known)
+        if (known := self._archive.NameToInfo.get(path)) is None:
+            return None
+        found = ZipSource(self._archive, self._path, known)
+        found.check_member(DEFAULT_LIMITS)
+        return found
 
     def check_member(self, limits: Limits) -> None:
         """Raise ``ImageError`` where it cannot be read, or is out to do harm."""

@@ -28,7 +28,7 @@ _REQUIRED = {b"NDims": rb"\d+", b"DimSize": rb"-?\d+([ \t]+-?\d+)+", b"ElementTy
 _DATA_FILE = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:](.*)\n?", re.MULTILINE | re.IGNORECASE)
 _DIMENSIONS = re.compile(rb"\s*NDims\b")
 _SAYS_SOMETHING = re.compile(rb"\s*[^=:\s][^=:]*[=:]\s*\S")
-_NOT_IN_NRRD = re.compile(rb"[\r\n]\s*(data\s*file\s*:|encoding\s*:\s*bz)", re.IGNORECASE)
+_NOT_IN_NRRD = re.compile(rb"[\r\n][ \t\v\f]*(data\s*file\s*:|encoding\s*:\s*bz|byte\s*skip\s*:\s*-)", re.IGNORECASE)
 _TEXT = re.compile(rb"^\s*BinaryData\s*[=:]\s*[Ff0Nn]", re.MULTILINE)
 _FARTHEST = 1e9  # mm, in which no patient is measured
 _LABEL_INTENTS = frozenset({1002, 1003})  # NIfTI's intents of label maps
@@ -52,9 +52,9 @@ def read_nifti(source: Source, limits: Limits) -> Iterator[CTSlice]:
     if bytes(header["magic"]).startswith(b"ni"):
         raise ImageError(source.name, "the header of a .hdr and .img pair; save both as one .nii file")
     start = float(header["vox_offset"])
-    if not size + 4 <= start <= limits.file_bytes or start % 1:
-        raise ImageError(source.name, f"its vox_offset, {start:g}, is no place for voxels; set it to {size + 4}")
     dtype = header.get_data_dtype()
+    if not size + 4 <= start <= limits.file_bytes - prod(shape) * dtype.itemsize or start % 1:
+        raise ImageError(source.name, f"its vox_offset, {start:g}, is no place for voxels; set it to {size + 4}")
     end = int(start) + prod(shape) * dtype.itemsize
     plain = _plain(content, end)
     if len(plain) < end:
@@ -227,7 +227,7 @@ def _nrrd(source: Source, folder: Path, limits: Limits) -> tuple[Path, None]:
     """The volume, once it is known that its header names no other file."""
     head = source.head(_HEADER_BYTES)
     if _NOT_IN_NRRD.search(head):
-        reason = "voxels in other files or packed by bzip2 are not read; save it as one .nrrd with gzip"
+        reason = "voxels in other files, at its end or packed by bzip2 are not read; save it as one .nrrd with gzip"
         raise ImageError(source.name, reason)
     if not re.search(rb"\n\r?\n", head):
         raise ValueError("the header has no end")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from groundglass.errors import BundleError
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 Features = NDArray[np.floating]
 """Descriptions of N pictures, shape (N, d): appearance followed by embedding."""

@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -99,7 +99,7 @@ def write_report(path: Path, predictions: Path, overlays: Path, bundle: Bundle, 
         layers=layers,
         picture=lambda each: f"{overlays.name}/{picture_stem(each.file, each.frame)}.svg",
         bundle=bundle,
-        written=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         version=__version__,
         command=printable(command),
         citation=CITATION,
@@ -138,7 +138,7 @@ class _Survey:
         for number, prediction in enumerate(predictions):
             self.flags.update(prediction.flags)
             if prediction.status is not Status.OK:
-                reason = re.sub(r" \([^)]*\d[^)]*\)", "", prediction.reason or "no reason given")
+                reason = re.sub(r" \([^()\d]*\d[^()]*\)", "", prediction.reason or "no reason given")
                 self.refusals[reason] += 1
                 examples = self.examples.setdefault(reason, [])
                 examples += [prediction] * (len(examples) < _EXAMPLES)

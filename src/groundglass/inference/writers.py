@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal
 from groundglass.errors import PredictionError
 from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, row_schema
 
+_FORMULA = frozenset("=+-@\t\r")
 _ROW_GROUP = 8192
 """Rows of Parquet that are compressed together; so many are held in memory."""
 
@@ -43,7 +44,9 @@ class PredictionsWriter:
             return
         row = prediction.to_dict()
         values = [row[name] for name in self._columns]
-        self._write_csv([";".join(value) if isinstance(value, list) else value for value in values])
+        texts = [";".join(value) if isinstance(value, list) else value for value in values]
+        # Spreadsheets run what begins so, and names and identifiers are whatever somebody wrote.
+        self._write_csv([f"'{each}" if isinstance(each, str) and each[:1] in _FORMULA else each for each in texts])
 
     def _write_csv(self, values: Sequence[Any]) -> None:
         line = io.StringIO(newline="")

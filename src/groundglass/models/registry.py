@@ -93,7 +93,10 @@ def build(
 def _own(name: str, options: Mapping[str, Any]) -> Network:
     """An instance of ``module:Class``, which takes images (B, 1, H, W) to a ``NetworkOutput``."""
     try:
-        return cast(Network, resolve_name(name)(**options))
+        made = resolve_name(name)
+        if not (isinstance(made, type) and issubclass(made, nn.Module)):
+            raise TypeError("it is no class of networks")
+        return cast(Network, made(**options))
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise GroundglassError(f"network {name}: cannot be made ({error}); is its module on PYTHONPATH?") from None
 

@@ -43,8 +43,8 @@ _PREFIX = "groundglass-serve-"
 _ABANDONED = 60.0  # seconds after which a directory that no process has locked is not just being made
 _LARGE = 16 * MIB  # a file above it is opened beside few others: it may be held in memory whole
 _PART_BYTES = 1024  # what a form may add to each file
-# Bytes of a name and of each of its parts, as file systems bound them, and how many parts it has.
-_LONGEST_NAME, _LONGEST_PART, _DEEPEST = 2000, 255, 32
+# Bytes of a name and of each of its parts, as file systems bound them, how many parts it has, and parameters beside it.
+_LONGEST_NAME, _LONGEST_PART, _DEEPEST, _MOST_PARAMETERS = 2000, 255, 8, 100
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _Packed = TypeVar("_Packed")
 
@@ -98,7 +98,7 @@ async def _body(request: Request, size: int, settings: Settings) -> AsyncGenerat
         try:
             wait = min(settings.idle_seconds, deadline - time.monotonic())
             content = await asyncio.wait_for(anext(chunks), wait)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             limits = f"for {settings.idle_seconds:g} seconds, or took more than {settings.seconds:g} in all."
             raise Problem("upload-too-slow", f"The upload stopped {limits}", Connection="close") from None
         received = _within(received + len(content), size, settings)
@@ -153,6 +153,8 @@ class _Form(MultiPartParser):
 
 def _sent_name(disposition: bytes) -> str:
     """What a part of a form calls its file; else, as it may be a file all the same, what it calls itself."""
+    if disposition.count(b";") > _MOST_PARAMETERS:  # of which the parser takes the square in time
+        return ""
     header = Message()  # which knows of filename*, and of filename*0
     try:
         header["Content-Disposition"] = disposition.decode()

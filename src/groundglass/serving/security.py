@@ -6,7 +6,7 @@ import hmac
 import json
 import traceback
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from fastapi.exceptions import RequestValidationError
@@ -119,7 +119,7 @@ def log(event: str, error: BaseException | None = None, **fields: object) -> Non
 
     Of an error it has the type and the places it came through, as its text may name a patient.
     """
-    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
     entry = {"time": now, "level": "info" if error is None else "error", "event": event, **fields}
     if error is not None:
         entry["error"] = type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import socket
 import sys
@@ -22,6 +23,8 @@ from groundglass.serving.app import create_app
 from groundglass.serving.jobs import Service, upload_directory
 from groundglass.serving.security import log
 from groundglass.serving.settings import Settings
+
+_LONGEST_HEAD, _MOST_HEADERS = 2**17, 100  # bytes and number of a request's headers
 
 
 def serve(bundle: Bundle, settings: Settings, *, open_page: bool = False) -> None:
@@ -110,19 +113,41 @@ class _TimedProtocol(HttpToolsProtocol):
     timeout = 20.0  # seconds for a request's headers to arrive, and for an answer to be taken
     _headers: asyncio.TimerHandle
     _answer: asyncio.TimerHandle
+    _head: float = 0  # bytes since a request began whose headers are not complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._headers = self.loop.call_later(self.timeout, transport.close)
 
-    def on_message_begin(self) -> None:
+    def data_received(self, data: bytes) -> None:
+        if self.timeout_keep_alive_task is not None:  # which ends with any byte, though a blank line begins no request
+            self._wait()
+        self._head += len(data)
+        super().data_received(data)
+        if self._head > _LONGEST_HEAD:
+            self.transport.abort()
+
+    def _wait(self) -> None:
         self._headers.cancel()
         self._headers = self.loop.call_later(self.timeout, self.transport.close)
+
+    def on_message_begin(self) -> None:
+        self._wait()
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        if len(self.headers) > _MOST_HEADERS:
+            self.transport.abort()
 
     def on_headers_complete(self) -> None:
         self._headers.cancel()
+        self._head = -math.inf
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._head = 0
+        super().on_message_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()

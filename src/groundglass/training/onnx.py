@@ -40,7 +40,7 @@ CALIBRATING = 192
 """Slices with which INT8 is calibrated; by extremes: more only bring more outliers."""
 
 _BATCH = 8
-# Operators that run in 8 bits; what is left out, such as the mask's histogram, stays in floating point.
+# Operators that run in 8 bits, on maps alone: counts of grey levels, pooled features and logits need finer steps.
 _OPERATORS = ("Conv", "Clip", "Relu", "Add", "Mul", "GlobalAveragePool")
 # Numbers of first convolutions that may stay in floating point: a slice's fine grey steps are lost there.
 _FLOATING = (4, 10, 20)
@@ -201,17 +201,21 @@ def _quantised(folded: Path, calibration: NDArray[np.float32], kept: list[str], 
 
 
 def _kept_floating(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that stay in floating point whatever happens: gates, classifier, lesion map.
+    """Names of the nodes that stay in floating point whatever happens: gates, lesion map, all that is no map.
 
     What is computed for a gate is one number per channel: in 8 bits it costs more to convert than to compute.
     """
     producers = {output: node for node in model.graph.node for output in node.output}
     single = {each.name for each in model.graph.initializer if np.prod(each.dims) == 1}
-    kept = {node.name for node in model.graph.node if node.op_type in {"Gemm", "MatMul"}}
+    kept = set[str]()
     # A gate is multiplied with features; the lesion map's sigmoid is not.
     consumers = {name for node in model.graph.node if node.op_type == "Mul" for name in node.input}
+    known = onnx.shape_inference.infer_shapes(model).graph.value_info
+    maps = {each.name for each in known if len(each.type.tensor_type.shape.dim) == 4}
     for node in model.graph.node:
-        if node.op_type == "Sigmoid" and not consumers.isdisjoint(node.output):
+        if maps.isdisjoint(node.output):
+            kept.add(node.name)
+        elif node.op_type == "Sigmoid" and not consumers.isdisjoint(node.output):
             kept.update(_before_pooling(node, producers))
         elif node.op_type == "Mul" and single.intersection(node.input):
             kept.add(node.name)
