@@ -89,7 +89,7 @@ def main(
     as_json = {
         source: {what: asdict(timing) for what, timing in timings.items()} for source, timings in measured.items()
     }
-    report("preprocessing", output or (None if quick else RESULTS), as_json, goals, tables)
+    report("crop", output or (None if quick else RESULTS), as_json, goals, tables)
 
 
 def _stay_on_one_core() -> None:

@@ -51,6 +51,8 @@ def line(classifier: Classifier, ct_slice: CTSlice, name: str) -> str:
 
 def spread(records: list[Record]) -> list[Record]:
     """Slices at even distances in the manifest's order: nobody chose them."""
+    if not records:
+        raise SystemExit("the manifest lacks slices of masks20, iraq or tcga")
     return [records[round(place)] for place in np.linspace(0, len(records) - 1, 2 * EACH + 1)[1::2]]
 
 

@@ -42,7 +42,7 @@ def small(options: argparse.Namespace) -> None:
         squeezed = resize_box(pixels, (0, 0, pixels.shape[1], pixels.shape[0]), SIZE)
         path = options.folder / f"{number:04}.png"
         write_bytes(path, cv2.imencode(".png", squeezed)[1].tobytes())
-        records.append(replace(record, path=path, lung_mask=None, lesion_mask=None))
+        records.append(replace(record, path=path, lung_mask=None, lesion_mask=None, unit=""))
     write_manifest(Manifest(data.name, options.folder, tuple(records)), options.folder / "manifest.csv")
 
 

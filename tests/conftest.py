@@ -63,10 +63,12 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Cropped slices are shared by all tests."""
+def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Cropped slices are shared by all tests, and no proxy is asked for what listens here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GROUNDGLASS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, "127.0.0.1,localhost")
         yield
 
 

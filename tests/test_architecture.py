@@ -32,7 +32,7 @@ CEILINGS = {
     "evaluation": 1_571, "reporting": 393, "cli": 1_490, "experiments": 1_240, "audit": 1_018, "serving": 1_313,
     "pacs": 893, "cluster": 278,
 }  # fmt: skip
-LINES, FILES, LINES_OF_TESTS = 20_707, 97, 12_381
+LINES, FILES, LINES_OF_TESTS = 20_707, 97, 12_382
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}

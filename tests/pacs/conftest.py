@@ -29,7 +29,6 @@ NAME, ID = "Zwiebelfisch^Xaver", "MRN-4711-XZ"
 def _no_credentials_nor_proxies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("TOKEN", "USER", "PASSWORD"):
         monkeypatch.delenv(f"GROUNDGLASS_PACS_{name}", raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
 
 
