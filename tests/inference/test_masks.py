@@ -249,10 +249,10 @@ def test_series_in_parts_or_of_one_uid_overwrite_nothing(tmp_path: Path, series:
     for name in "abc":
         shutil.copytree(series, tmp_path / "scans" / name)
     change(tmp_path / "scans" / "c", PatientID="another")
-    predictions = predictions_of(tmp_path / "scans")
+    predictions = [replace(each, overlay="a.svg") for each in predictions_of(tmp_path / "scans")]
     files = write(predictions, tmp_path / "three")
     assert [path.suffix for path in (tmp_path / "three").iterdir()] == [".dcm"] * 3
-    copy = replace(predictions[0], status=Status.REFUSED, reason=f"{COPY} of x", file="z/x")
+    copy = replace(predictions[0], status=Status.REFUSED, reason=f"{COPY} of x", file="z/x", overlay=None)
     without = [copy, Prediction(Status.FAILED, "gone.png", "b", "damaged")]
     assert list(without_masks(tmp_path / "three", [*predictions, *without])) == []
     files[".dcm"].unlink()
