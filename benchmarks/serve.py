@@ -223,7 +223,10 @@ def _end(uploads: Path, bundle: Path | None, folder: Path) -> dict[str, Any]:
     entries = [json.loads(line) for line in (folder / "log").read_text(encoding="utf-8").splitlines()]
     accepted = sum(entry["event"] == "request" for entry in entries)
     answered = sum(count for outcome, count in outcomes.items() if outcome.isdecimal())
-    row = {"accepted": accepted, "answered": answered, "lost": accepted - answered, "status": status}
+    # A request that dies is logged by nobody as such: what was under way at the end is lost, and what was cut off.
+    lost = sum(entry["unfinished"] for entry in entries if entry["event"] == "ended")
+    lost += sum(entry["event"] == "request" and not entry["complete"] for entry in entries) + (status != 0)
+    row = {"accepted": accepted, "answered": answered, "lost": max(lost, accepted - answered), "status": status}
     _say(f"end: {row}, {dict(outcomes)}")
     return {**row, "seconds": seconds, "outcomes": dict(outcomes)}
 

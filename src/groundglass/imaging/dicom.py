@@ -47,7 +47,7 @@ _PLACE = (
 )
 _Value = TypeVar("_Value")
 _LONGEST_TEXT = 324  # of a Person Name: five components of 64 characters, and the carets between them
-_LARGEST = 1e12  # number that a header may hold
+_LARGEST, _MOST_READS = 1e12, 2_000_000  # number that a header may hold; two or three are of one element
 _ALIKE = 0.05  # by which two normals may differ along an axis and still be those of one stack
 _MODALITIES = frozenset({"CT", "OT", "SC", ""})
 _CT_CLASSES = frozenset(f"1.2.840.10008.5.1.4.1.1.2{end}" for end in ("", ".1", ".2"))  # enhanced, converted
@@ -135,11 +135,14 @@ def open_dataset(source: Source, limits: Limits, tags: Sequence[str] | None = No
     from pydicom import dcmread  # noqa: PLC0415 - slow to import
 
     source.check_size(limits)
+    reads = iter(range(_MOST_READS))
     with source.open() if tags else io.BytesIO(source.read(limits)) as stream:
 
         def read(size: int | None = None) -> bytes:
             if size is None:  # pydicom asks for all the rest only to inflate it, at once and without a bound
                 raise ImageError(source.name, f"its compression (Deflated Explicit VR Little Endian) {_UNSUPPORTED}")
+            if next(reads, None) is None:
+                raise ImageError(source.name, "more elements than a CT has")
             return stream.read(size)
 
         sized: Any = SimpleNamespace(read=read, seek=stream.seek, tell=stream.tell)

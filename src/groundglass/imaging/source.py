@@ -51,6 +51,7 @@ HEAD_BYTES = 4096
 
 _JUNK_FOLDERS = frozenset({"__MACOSX", "PaxHeader", "PaxHeaders"})
 _JUNK_FILES = frozenset({"thumbs.db", "desktop.ini"})
+_LONGEST_ENTRY = 1000  # bytes of a member's in an archive's directory, name included
 _SMALL = 16 * 2**20  # bytes that may have any compression ratio: an empty picture compresses very well
 _PACKED = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})  # others unpack more than is asked for
 
@@ -337,7 +338,11 @@ def open_archive(
             file = archive if isinstance(archive, Source) else FileSource(archive)
             if isinstance(file, MemorySource):
                 file.check_size(limits)
-            opened = stack.enter_context(zipfile.ZipFile(stack.enter_context(file.open())))
+            stream = stack.enter_context(file.open())
+            end = zipfile._EndRecData(stream)  # type: ignore[attr-defined] # before all are in memory
+            if end and end[5] > _LONGEST_ENTRY * limits.members:
+                raise ImageError(name, f"more members than the limit of {limits.members:,}")
+            opened = stack.enter_context(zipfile.ZipFile(stream))
             members = opened.infolist()
             if len(members) > limits.members:
                 raise ImageError(name, f"{len(members):,} members are more than the limit of {limits.members:,}")
