@@ -26,7 +26,7 @@ LAYERS = {
     "inference": 4, "data": 3, "imaging": 2, "models": 1, "reporting": 1, "errors": 0, "files": 0, "__init__": 0,
 }  # fmt: skip
 CLOSED = {"experiments", "audit", "serving", "pacs", "cluster"}
-# Lines that each room may hold: it may only shrink. The goal is 17,000 in all (CONTRIBUTING.md has the goals).
+# Lines that each room may hold: it may only shrink, but for a fault that is mended. The goal is 17,000 in all (CONTRIBUTING.md has the goals).
 CEILINGS = {
     "top": 249, "imaging": 3_320, "models": 752, "data": 2_121, "training": 3_018, "inference": 3_059,
     "evaluation": 1_571, "reporting": 393, "cli": 1_490, "experiments": 1_240, "audit": 1_018, "serving": 1_313,
