@@ -326,11 +326,11 @@ def test_what_is_known_of_a_slice_is_augmented_with_lungs_in_sight_and_disease_i
 
 
 def test_the_loss_counts_known_places_alone() -> None:
-    made, logit = lung.LungTrainer(LUNG_RECIPE, 4, 0), torch.zeros(1, 1, 4, 4)
-    logit[..., 2:, :] = 9.0
+    made, lungs = lung.LungTrainer(LUNG_RECIPE, 4, 0), torch.ones(1, 1, 4, 4)
     made.log = lambda *_, **__: None
-    made.network.forward = lambda slices: logit
-    known = (logit == 0).float()
+    made.network.forward = lambda slices: torch.zeros(1, 1, 2, 2)
+    known = lungs.clone()
+    known[..., 2:, :] = 0
     expected = math.log(2) + 1 - (2 * 8 * 0.5 + 50) / (8 * 0.5 + 8 + 50)
-    loss = made.training_step((logit, torch.ones_like(logit), known), 0)
+    loss = made.training_step((lungs, lungs, known), 0)
     assert loss.item() == pytest.approx(expected, rel=1e-5)

@@ -88,6 +88,7 @@ class LungSegmenter:
         height, width = pixels.shape
         square, inside = squared(pixels), _inside(pixels.shape, SIDE)
         logit = self._session.run([OUTPUT], {INPUT: square[None, None] * np.float32(1 / 255)})[0][0, 0]
+        logit = cv2.resize(logit, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
         inner = _of_lungs(logit[inside], square[inside])
         # Logits are enlarged, not the mask: the edge stays smooth.
         mask = cv2.resize(inner, (width, height), interpolation=cv2.INTER_LINEAR) > 0

@@ -42,10 +42,10 @@ _SAMPLES = 128  # along each axis, of which a volume's scale is found
 
 def as_hounsfield(values: NDArray[np.generic]) -> Hounsfield:
     """Hounsfield units as float32, paddings and missing values (NaN) raised to ``AIR``."""
-    hounsfield = values.astype(np.float32)
-    if values.dtype.kind == "f":
+    hounsfield = np.maximum(values, np.float32(AIR), dtype=np.float32)
+    if not np.isfinite(hounsfield.max(initial=AIR)):
         hounsfield[~np.isfinite(hounsfield)] = AIR
-    return np.maximum(hounsfield, np.float32(AIR), out=hounsfield)
+    return hounsfield
 
 
 def extent(values: NDArray[np.generic]) -> tuple[float, float]:

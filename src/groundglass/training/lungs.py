@@ -28,7 +28,7 @@ from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic, 
 from groundglass.imaging.lungs import SIDE, squared
 from groundglass.imaging.phantom import make_phantom
 from groundglass.imaging.slice import Grey
-from groundglass.models.lung_net import LungNet
+from groundglass.models.lung_net import LungNet, doubled
 from groundglass.training.onnx import lungs_to_onnx
 from groundglass.training.recipe import LungsRecipe
 from groundglass.training.run import load_weights, read_history, read_info
@@ -68,7 +68,7 @@ class LungTrainer(Averaging):
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss where the truth is known."""
         slices, lungs, known = batch
-        logit = self.network(slices)
+        logit = doubled(self.network(slices))
         entropy = binary_cross_entropy_with_logits(logit, lungs, reduction="none") * known
         share, lungs = logit.sigmoid() * known, lungs * known
         overlap = 2 * (share * lungs).sum(dim=(1, 2, 3)) + _SMOOTH
@@ -79,7 +79,7 @@ class LungTrainer(Averaging):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Mean Dice of the slices."""
-        found, lungs = self.averaged(batch[0]) > 0, batch[1] > 0
+        found, lungs = doubled(self.averaged(batch[0])) > 0, batch[1] > 0
         both, either = (each.sum(dim=(1, 2, 3)) for each in (found & lungs, found.int() + lungs.int()))
         # Nothing found where there is nothing is right.
         self.log("val_dice", ((2 * both + 1) / (either + 1)).mean(), prog_bar=True, batch_size=len(found))
