@@ -231,3 +231,5 @@ def test_outside_the_lungs_it_is_black_where_asked(cropped: CroppedSet) -> None:
     # Normalised by another mean and spread, lung stays what it was.
     assert np.corrcoef(only[lungs], whole[lungs])[0, 1] > 0.999
     assert torch.equal(real(cropped, 2, lungs_only=1.0).lesions, real(cropped, 2).lesions)
+    blind = replace(cropped, lungs=np.zeros_like(cropped.lungs))
+    assert torch.equal(real(blind, 1, lungs_only=1.0).images, real(blind, 1).images), "a black slice teaches nothing"

@@ -92,7 +92,7 @@ class LungSegmenter:
         inner = _of_lungs(logit[inside], square[inside])
         # Logits are enlarged, not the mask: the edge stays smooth.
         mask = cv2.resize(inner, (width, height), interpolation=cv2.INTER_LINEAR) > 0
-        seen = square[inside].std() >= _BLANK and np.count_nonzero(mask) >= _LEAST_LUNG * mask.size
+        seen = cv2.meanStdDev(square[inside])[1].item() >= _BLANK and np.count_nonzero(mask) >= _LEAST_LUNG * mask.size
         return mask if seen else np.zeros_like(mask)
 
 

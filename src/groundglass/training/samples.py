@@ -338,9 +338,10 @@ class TrainingSamples(Dataset[Batch]):
                 slices, labels[row], known[row] = self.real, self.labels[key.index], self.known[key.index]
                 painted = Painted(slices.pixels[key.index], slices.lesions[key.index])
             source = painted.pixels
-            if self.augmentation.section.lungs_only and rng.random() < self.augmentation.section.lungs_only:
-                lungs = cv2.dilate(slices.lungs[key.index].view(np.uint8), _RIM)
-                source = np.where(lungs, source, 0).astype(np.uint8)
+            lungs, share = slices.lungs[key.index], self.augmentation.section.lungs_only
+            # Without lungs nothing would be left, but the label.
+            if share and rng.random() < share and lungs.any():
+                source = np.where(cv2.dilate(lungs.view(np.uint8), _RIM), source, 0).astype(np.uint8)
             pixels[row], lesions[row] = self.augmentation(source, rng, painted.mask.view(np.uint8))
         others = (torch.from_numpy(each) for each in (labels, lesions.astype(np.float32), known))
         return Batch(to_images(pixels, self.preprocessing), *others)
