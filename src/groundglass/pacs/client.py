@@ -245,7 +245,7 @@ class Archive:
         while True:
             try:
                 return ask(way)
-            except (requests.RequestException, _BrokenOffError) as error:
+            except requests.RequestException as error:
                 fault = _passing_fault(error, self.url)
                 wait = max(delay, _retry_after(error))
             if time.monotonic() + wait > end:
@@ -258,10 +258,6 @@ class Archive:
 
 class _NotUnderstoodError(PacsRefusedError):
     """The archive does not understand what it is asked; it may understand less."""
-
-
-class _BrokenOffError(Exception):
-    """A response ended before its end."""
 
 
 def _passing_fault(error: Exception, url: str) -> str:
@@ -281,7 +277,7 @@ def _passing_fault(error: Exception, url: str) -> str:
         return "no response in time"
     elif isinstance(error, requests.ConnectionError):
         return "cannot be reached"
-    elif isinstance(error, ChunkedEncodingError | ContentDecodingError | _BrokenOffError):
+    elif isinstance(error, ChunkedEncodingError | ContentDecodingError):
         return "the transfer broke off"
     raise PacsError(f"{url}: {problem}") from None
 
@@ -343,7 +339,7 @@ def _only_part(content_type: str, body: bytes) -> bytes:
     start = body.find(b"\r\n\r\n", body.find(marker))
     end = body.rfind(b"\r\n" + marker + b"--")
     if start < 0 or end < start:
-        raise _BrokenOffError
+        raise ChunkedEncodingError
     return body[start + 4 : end]
 
 

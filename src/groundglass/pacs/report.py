@@ -9,24 +9,9 @@ from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
+from highdicom import sr
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sc import SCImage
-from highdicom.sr import (
-    AlgorithmIdentification,
-    CodedConcept,
-    DeviceObserverIdentifyingAttributes,
-    EnhancedSR,
-    Measurement,
-    MeasurementReport,
-    MeasurementsAndQualitativeEvaluations,
-    ObservationContext,
-    ObserverContext,
-    QualitativeEvaluation,
-    RelationshipTypeValues,
-    SourceImageForMeasurementGroup,
-    TextContentItem,
-    TrackingIdentifier,
-)
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import JPEGBaseline8Bit
@@ -43,12 +28,12 @@ from groundglass.reporting.overlay import Picture
 _SCHEME = "99GROUNDGLASS"
 
 
-def _own(value: str, meaning: str) -> CodedConcept:
-    return CodedConcept(value, _SCHEME, meaning)
+def _own(value: str, meaning: str) -> sr.CodedConcept:
+    return sr.CodedConcept(value, _SCHEME, meaning)
 
 
 _PREDICTIONS = {
-    "COVID": CodedConcept("882784691000119100", "SCT", "Pneumonia caused by SARS-CoV-2"),
+    "COVID": sr.CodedConcept("882784691000119100", "SCT", "Pneumonia caused by SARS-CoV-2"),
     "NonCOVID": _own("NONCOVID", "Anything but COVID-19 pneumonia"),
     "uncertain": _own("UNCERTAIN", "Uncertain whether COVID-19 pneumonia"),
 }
@@ -69,11 +54,10 @@ _COUNTS = {
 _SLICES_IN_SCORE = _own("SLICES_IN_SCORE", "Slices in the series score")
 _OPACITY = _own("LUNG_OPACITY", "Share of the lungs that is lesion")
 _LUNG_VOLUME, _LESION_VOLUME = _own("LUNG_VOLUME", "Lung volume"), _own("LESION_VOLUME", "Lesion volume")
-_PERCENT, _MILLILITRE = CodedConcept("%", "UCUM", "percent"), CodedConcept("mL", "UCUM", "millilitre")
-_SLICES = CodedConcept("{slices}", "UCUM", "slices")
-_NO_UNITS = CodedConcept("1", "UCUM", "no units")
-_CT_CHEST = CodedConcept("24627-2", "LN", "CT Chest")
-_COMMENT = CodedConcept("121106", "DCM", "Comment")
+_PERCENT, _MILLILITRE = sr.CodedConcept("%", "UCUM", "percent"), sr.CodedConcept("mL", "UCUM", "millilitre")
+_SLICES = sr.CodedConcept("{slices}", "UCUM", "slices")
+_NO_UNITS = sr.CodedConcept("1", "UCUM", "no units")
+_CT_CHEST = sr.CodedConcept("24627-2", "LN", "CT Chest")
 
 _WARNING = (
     "Research use only. Made by software without a person's review; it is no diagnosis and must not be used "
@@ -126,7 +110,7 @@ def structured_report(report: SeriesReport, header: Dataset, bundle: Bundle) -> 
     """
     classified = [each for each in report.slices if each.classified]
     classified.sort(key=lambda each: each.prediction.position or 0.0)
-    device = DeviceObserverIdentifyingAttributes(
+    device = sr.DeviceObserverIdentifyingAttributes(
         uid=derived_uid("device", bundle.id),
         name=NAME,
         manufacturer_name=NAME,
@@ -134,8 +118,8 @@ def structured_report(report: SeriesReport, header: Dataset, bundle: Bundle) -> 
         serial_number=bundle.id,
     )
     slices = (_slice_group(report, number, each, bundle) for number, each in enumerate(classified, 1))
-    content = MeasurementReport(
-        observation_context=ObservationContext(observer_device_context=ObserverContext(codes.DCM.Device, device)),
+    content = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=sr.ObserverContext(codes.DCM.Device, device)),
         procedure_reported=_CT_CHEST,
         imaging_measurements=[_series_group(report, bundle), *slices, *_left_out_groups(report)],
         title=codes.DCM.ImagingMeasurementReport,
@@ -144,7 +128,7 @@ def structured_report(report: SeriesReport, header: Dataset, bundle: Bundle) -> 
     scheme = CodingSchemeIdentificationItem(
         designator=_SCHEME, name=NAME, responsible_organization="The groundglass maintainers"
     )
-    return EnhancedSR(
+    return sr.EnhancedSR(
         evidence=[_evidence(header, report.series, image) for image in report.images],
         content=content[0],
         series_instance_uid=report.report_series,
@@ -159,11 +143,11 @@ def structured_report(report: SeriesReport, header: Dataset, bundle: Bundle) -> 
     )
 
 
-def _identification(bundle: Bundle, *more: str) -> AlgorithmIdentification:
-    return AlgorithmIdentification(NAME, __version__, parameters=[f"bundle {bundle.id}", *more])
+def _identification(bundle: Bundle, *more: str) -> sr.AlgorithmIdentification:
+    return sr.AlgorithmIdentification(NAME, __version__, parameters=[f"bundle {bundle.id}", *more])
 
 
-def _series_group(report: SeriesReport, bundle: Bundle) -> MeasurementsAndQualitativeEvaluations:
+def _series_group(report: SeriesReport, bundle: Bundle) -> sr.MeasurementsAndQualitativeEvaluations:
     """Counts, series score and, where the bundle has a rule for it, the label of the series."""
     summary, comment = report.summary, "No slice could be classified; there is no prediction."
     measurements = [_number(name, getattr(summary.counts, status.value), _SLICES) for status, name in _COUNTS.items()]
@@ -174,7 +158,7 @@ def _series_group(report: SeriesReport, bundle: Bundle) -> MeasurementsAndQualit
         comment = SERIES_SCORE
         if summary.interval is not None:
             comment += " 95 % interval over its slices {:.3f} to {:.3f}.".format(*summary.interval)
-    group = MeasurementsAndQualitativeEvaluations(
+    group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(report, "Series"),
         finding_type=None if summary.label is None else _PREDICTIONS[summary.label],
         algorithm_id=_identification(bundle, f"model {bundle.info.name}", f"bundle SHA-256 {bundle.info.id}"),
@@ -183,7 +167,7 @@ def _series_group(report: SeriesReport, bundle: Bundle) -> MeasurementsAndQualit
     return _add_comment(group, comment)
 
 
-def _opacity(opacity: Opacity | None) -> Iterator[Measurement]:
+def _opacity(opacity: Opacity | None) -> Iterator[sr.Measurement]:
     if opacity is not None:
         yield _number(_OPACITY, opacity.percent, _PERCENT)
         if opacity.lung_ml is not None and opacity.lesion_ml is not None:
@@ -193,16 +177,16 @@ def _opacity(opacity: Opacity | None) -> Iterator[Measurement]:
 
 def _slice_group(
     report: SeriesReport, number: int, each: ReportedSlice, bundle: Bundle
-) -> MeasurementsAndQualitativeEvaluations:
+) -> sr.MeasurementsAndQualitativeEvaluations:
     prediction = each.prediction
     opacity = None if prediction.opacity is None else Opacity(prediction.opacity)
-    group = MeasurementsAndQualitativeEvaluations(
+    group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(report, f"Slice {number}"),
         finding_type=_PREDICTIONS[str(prediction.label)],
         algorithm_id=_identification(bundle),
         measurements=[_number(_PROBABILITY, prediction.probability or 0.0, _NO_UNITS), *_opacity(opacity)],
         qualitative_evaluations=[
-            QualitativeEvaluation(_NOT_RULED_OUT, _PREDICTIONS[label]) for label in prediction.prediction_set
+            sr.QualitativeEvaluation(_NOT_RULED_OUT, _PREDICTIONS[label]) for label in prediction.prediction_set
         ],
         source_images=[_source(each)],
     )
@@ -210,42 +194,42 @@ def _slice_group(
     return _add_comment(group, f"Keep in mind: {flags}") if flags else group
 
 
-def _left_out_groups(report: SeriesReport) -> Iterator[MeasurementsAndQualitativeEvaluations]:
+def _left_out_groups(report: SeriesReport) -> Iterator[sr.MeasurementsAndQualitativeEvaluations]:
     """One group for each reason."""
-    by_reason: dict[tuple[Status, str], list[SourceImageForMeasurementGroup]] = {}
+    by_reason: dict[tuple[Status, str], list[sr.SourceImageForMeasurementGroup]] = {}
     for each in report.slices:
         if not each.classified:
             reason = each.prediction.reason or "no reason given"
             by_reason.setdefault((each.prediction.status, reason), []).append(_source(each))
     for number, ((status, reason), sources) in enumerate(by_reason.items(), 1):
-        group = MeasurementsAndQualitativeEvaluations(
+        group = sr.MeasurementsAndQualitativeEvaluations(
             tracking_identifier=_tracking(report, f"Left out {number}"),
-            qualitative_evaluations=[QualitativeEvaluation(_OUTCOME, _OUTCOMES[status])],
+            qualitative_evaluations=[sr.QualitativeEvaluation(_OUTCOME, _OUTCOMES[status])],
             source_images=sources,
         )
         yield _add_comment(group, reason)
 
 
-_Content = TypeVar("_Content", MeasurementsAndQualitativeEvaluations, MeasurementReport)
+_Content = TypeVar("_Content", sr.MeasurementsAndQualitativeEvaluations, sr.MeasurementReport)
 
 
 def _add_comment(content: _Content, text: str) -> _Content:
-    content[0].ContentSequence.append(TextContentItem(_COMMENT, text, RelationshipTypeValues.CONTAINS))
+    content[0].ContentSequence.append(sr.TextContentItem(codes.DCM.Comment, text, sr.RelationshipTypeValues.CONTAINS))
     return content
 
 
-def _tracking(report: SeriesReport, name: str) -> TrackingIdentifier:
-    return TrackingIdentifier(uid=derived_uid(report.report_series, name), identifier=name)
+def _tracking(report: SeriesReport, name: str) -> sr.TrackingIdentifier:
+    return sr.TrackingIdentifier(uid=derived_uid(report.report_series, name), identifier=name)
 
 
-def _number(name: CodedConcept, value: float, unit: CodedConcept) -> Measurement:
-    return Measurement(name=name, value=round(value, 6), unit=unit)
+def _number(name: sr.CodedConcept, value: float, unit: sr.CodedConcept) -> sr.Measurement:
+    return sr.Measurement(name=name, value=round(value, 6), unit=unit)
 
 
-def _source(each: ReportedSlice) -> SourceImageForMeasurementGroup:
+def _source(each: ReportedSlice) -> sr.SourceImageForMeasurementGroup:
     frame = each.prediction.frame
     frames = None if frame is None else [frame + 1]
-    return SourceImageForMeasurementGroup(each.image.sop_class, each.image.uid, frames)
+    return sr.SourceImageForMeasurementGroup(each.image.sop_class, each.image.uid, frames)
 
 
 def _evidence(header: Dataset, series: str, image: InstanceEntry) -> Dataset:

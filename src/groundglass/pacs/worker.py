@@ -88,7 +88,7 @@ class SeriesProcessor:
         if shown and (seg := segmentation(headers, masks, self._bundle)) is not None:
             self._archive.store(seg)
         made = self.report_series(series.uid, len(instances))
-        report = SeriesReport(series.uid, made, images, tuple(slices), self._classifier.bundle.info.series)
+        report = SeriesReport(series.uid, made, images, tuple(slices), self._bundle.info.series)
         self._archive.store(structured_report(report, patient, self._bundle))
         return report.summary
 
