@@ -78,24 +78,15 @@ class Audit:
         unrelated = [pair for pair in pairs["lookalikes"] if pair.across_parts]
         patients, sources = (list(found) for found in self.crossings.values())
         single = [printable(f"{source} ({label})") for source, label in one_label(self.data).items()]
-        split = "show the same slice, so that splits by patient do not keep them together"
+        same = "show the same slice"
+        split = f"{same}, so that splits by patient do not keep them together"
         unsaid = "look like neighbouring slices of one patient, though not said to be"
         layout = "in several parts, whose slices share window, scanner and layout"
         return [
-            (
-                "leakage",
-                names(pairs["copies_across_parts"]),
-                "pair",
-                "of slices in different parts show the same slice",
-            ),
+            ("leakage", names(pairs["copies_across_parts"]), "pair", f"of slices in different parts {same}"),
             ("leakage", patients, "patient", "in several parts"),
             ("duplicates", names(pairs["copies"]), "", ""),
-            (
-                "conflicts",
-                names(pairs["label_conflicts"]),
-                "pair",
-                "of slices with opposite labels show the same slice",
-            ),
+            ("conflicts", names(pairs["label_conflicts"]), "pair", f"of slices with opposite labels {same}"),
             ("", names(pairs["copies_of_different_patients"]), "pair", f"of slices of different patients {split}"),
             ("", names(unrelated), "pair", f"of slices in different parts {unsaid}"),
             ("", sources, "source", layout),
