@@ -29,7 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "pacs": ("pacs", "Use"),
     "train": ("train", "Train"),
     "pretrain": ("train", "Train"),
-    "evaluate": ("evaluate", "Train"),
+    "evaluate": ("train", "Train"),
     "export": ("train", "Train"),
     "models": ("train", "Train"),
     "data": ("data", "Data"),

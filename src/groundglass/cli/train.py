@@ -1,4 +1,4 @@
-"""``groundglass train``, ``pretrain``, ``export`` and ``models``: from data to a bundle that predicts."""
+"""``groundglass train``, ``pretrain``, ``evaluate``, ``export`` and ``models``: from data to a bundle that predicts."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -12,11 +12,12 @@ from rich.table import Table
 from typer import Argument, Option
 
 from groundglass.cli import options
-from groundglass.errors import RecipeError
+from groundglass.errors import RecipeError, RunError
 from groundglass.models.catalogue import MEASURED_AT, entries
 
 if TYPE_CHECKING:
     from groundglass.data.manifest import Record
+    from groundglass.evaluation.evaluate import TrainedRun
     from groundglass.training.recipe import LungsRecipe, Recipe
     from groundglass.training.trainer import Job
 
@@ -167,6 +168,70 @@ def pretrain(
         f"loss {history[-1]['train_loss']:.3f} after the last; start from it with "
         f"--set network.weights={output / BACKBONE}"
     )
+
+
+def _open(name: str) -> "TrainedRun":
+    """The installed bundle, another bundle, which needs no torch, or a run."""
+    from groundglass.inference.bundle import DEFAULT_NAME, Bundle
+
+    path = Path(name)
+    if name == DEFAULT_NAME or path.suffix.lower() == ".zip" or (path / "bundle.json").is_file():
+        from groundglass.evaluation.bundled import BundledRun
+
+        return BundledRun(Bundle.open(name))
+    if not (path / "run.json").is_file():
+        raise RunError(
+            f"{name}: neither a run nor a bundle; give a run's folder (with run.json), a bundle's folder (with "
+            f"bundle.json), a bundle's zip, or `{DEFAULT_NAME}` for the installed bundle"
+        )
+    from groundglass.training.run import Run
+
+    return Run.open(path)
+
+
+def evaluate(
+    run: Annotated[str, Argument(help="Folder of a run, a bundle (folder or zip), or `default`: the installed one.")],
+    *,
+    data: options.Data,
+    output: Annotated[Path, Option(help="Folder for report.html, metrics.json, predictions.csv.")],
+    map_label: options.MapLabel = None,
+    split: Annotated[
+        str | None, Option(help="As for `groundglass train`. With --part alone: the split the run was trained on.")
+    ] = None,
+    part: Annotated[
+        str | None, Option(help="train, val, test, or all for every slice. Test with --split, else all.")
+    ] = None,
+    resamples: Annotated[
+        int, Option("--bootstrap", min=1, metavar="N", help="Resamples of patients for the intervals.")
+    ] = 2000,
+    seed: Annotated[int, Option(min=0, help="Of the bootstrap.")] = 0,
+    as_json: Annotated[bool, Option("--json", help="Print metrics.json instead of a table.")] = False,
+) -> None:
+    """Measure a run or bundle on a part of a data set, with intervals, and write a report."""
+    from groundglass.cli.data import stages
+    from groundglass.data.load import load_pool
+    from groundglass.evaluation.evaluate import evaluate as evaluate_run
+    from groundglass.evaluation.report import tables, write_report
+
+    opened, manifest = _open(run), load_pool(data, map_label or ())
+    if part is None:
+        part = "all" if split is None else "test"
+    elif split is None and part != "all":
+        split = opened.info["split"]
+    if part != "all" and (recipe := getattr(opened, "recipe", None)):  # a bundle has none
+        manifest = manifest.without(recipe.sampling.leave_out)
+    with stages() as advance:
+        evaluation = evaluate_run(
+            opened, manifest, split, part, output, resamples=resamples, seed=seed,
+            progress=lambda _, total: advance("evaluating", 1, total),
+        )  # fmt: skip
+    write_report(opened, evaluation, output)
+    options.report("warning", *evaluation.document["warnings"])
+    if as_json:
+        options.print_json(evaluation.document)
+    else:
+        Console().print(*tables(evaluation), sep="\n")
+        typer.echo(f"Report: {output / 'report.html'}")
 
 
 def export(
