@@ -88,10 +88,8 @@ class PairedRows:
         self.incomplete: dict[str, str] = {}
         evaluated = [result for result in results if part in result.predictions]
         self.folds = {result.identity.fold for result in evaluated}
-        by_row: dict[str, list[RunResult]] = {}
-        for result in evaluated:
-            by_row.setdefault(result.identity.row, []).append(result)
-        rows = [self._row(name, runs) for name, runs in by_row.items()]
+        names = dict.fromkeys(result.identity.row for result in evaluated)
+        rows = [self._row(name, [each for each in evaluated if each.identity.row == name]) for name in names]
         self.rows = {row.name: row for row in rows if row.predictions}
         for row in self.rows.values():
             for seed, own in row.predictions.items():
@@ -142,7 +140,12 @@ class PairedRows:
             head = {"first": first, "second": second, "seeds": seeds, "resamples": resamples}
             found.append({**head, "measures": measures})
         for name in PAIRED_TESTS:
-            _correct([each["measures"][name] for each in found])
+            tests = [each["measures"][name] for each in found]
+            both = [(test["p_slices"], test["p_patients"]) for test in tests]
+            for test, p in zip(tests, holm([None if None in each else max(each) for each in both]), strict=True):
+                shown = p is not None and p < ALPHA and test["difference"] is not None
+                test["p_corrected"] = p
+                test["verdict"] = ("better" if test["difference"] > 0 else "worse") if shown else "no difference shown"
         return found
 
     def _row(self, name: str, results: Sequence[RunResult]) -> Row:
@@ -172,15 +175,6 @@ class PairedRows:
         one, other = (self._draws(name, seeds, resamples)[measure] for name in pair)
         low, high, p_patients = paired_difference(one, other, self.patients)
         return {"difference": difference, "low": low, "high": high, "p_slices": p, "p_patients": p_patients}
-
-
-def _correct(tests: Sequence[dict[str, Any]]) -> None:
-    """Add what follows for each test of a family."""
-    both = [(test["p_slices"], test["p_patients"]) for test in tests]
-    for test, p in zip(tests, holm([None if None in each else max(each) for each in both]), strict=True):
-        shown = p is not None and p < ALPHA and test["difference"] is not None
-        test["p_corrected"] = p
-        test["verdict"] = ("better" if test["difference"] > 0 else "worse") if shown else "no difference shown"
 
 
 def _pooled(parts: Sequence[Predictions], run: RunResult) -> Predictions:

@@ -89,8 +89,6 @@ def chosen(tasks: Sequence[Task], only: Sequence[str]) -> list[Task]:
             rows = list(dict.fromkeys(task.identity.row for task in tasks))
             raise RecipeError(f"--only {pattern}: matches no run; rows are {name_some(rows, 20)}")
     kept = [task for task in tasks if not only or any(means(pattern, task.identity) for pattern in only)]
-    protocols = list(dict.fromkeys(task.identity.protocol for task in kept))
-    kept.sort(key=lambda task: (protocols.index(task.identity.protocol), task.identity.fold or 0))
     return sorted(kept, key=lambda task: task.identity.seed)
 
 
@@ -207,9 +205,9 @@ def _tasks(
     splits: Mapping[int | None, str],
     parts: tuple[str, ...],
 ) -> list[Task]:
-    """Every row with every seed on every split, by fold where there are folds."""
+    """Every row with every seed on every split, by fold where there are folds; the rows of a seed side by side."""
     tasks = []
-    for row, seed, (fold, split) in product(rows, seeds, splits.items()):
+    for seed, (fold, split), row in product(seeds, splits.items(), rows):
         folds = None if fold is None else len(splits)
         identity = Identity(experiment, protocol, row.row, row.title, seed, fold, folds)
         tasks.append(Task(identity, row.recipe, split, parts))

@@ -108,10 +108,9 @@ def _views(results: Sequence[RunResult]) -> list[tuple[str, str]]:
     order = [*PROTOCOLS, *sorted({each.identity.protocol for each in results} - set(PROTOCOLS))]
     found = {(each.identity.protocol, part) for each in results for part in each.predictions}
     # Validation slices of folds are in several of them, those of a split that leaves sources out are nothing new.
-    found = {(protocol, part) for protocol, part in found if part == "test" or protocol == "official"}
-    if results[0].identity.experiment == "table1":
-        found = {view for view in found if view[1] == "test"}
-    return sorted(found, key=lambda view: (order.index(view[0]), view[1] == "test"))
+    other = () if results[0].identity.experiment == "table1" else ("official",)
+    shown = [(protocol, part) for protocol, part in found if part == "test" or protocol in other]
+    return sorted(shown, key=lambda view: (order.index(view[0]), view[1] == "test"))
 
 
 def _place(row: Row) -> tuple[int, int, str]:
