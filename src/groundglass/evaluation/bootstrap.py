@@ -116,12 +116,11 @@ class Resampling:
         ``values`` are those of every slice, shape (N, C); a statistic is NaN where it is undefined.
         """
         if not len(values):
-            return Estimate(None, "no such slice")
+            return Estimate(None)
         value = float(statistic(values))
         rows = (row.astype(np.intp) for block in self.weights() for row in block)
         draws = np.array([statistic(np.repeat(values, row, axis=0)) for row in rows])
-        measured = Estimate(None, "undefined for these slices") if np.isnan(value) else Estimate(value)
-        return with_interval(measured, draws, self.count)
+        return with_interval(Estimate(None if np.isnan(value) else value), draws, self.count)
 
 
 @dataclass(frozen=True)

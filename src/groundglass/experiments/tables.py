@@ -120,10 +120,10 @@ def _place(row: Row) -> tuple[int, int, str]:
 
 
 def _figure(section: _Section) -> str:
-    panels = {
-        title: [measures[key] for measures in section.measures.values()]
-        for key, title in (("accuracy", "Accuracy"), ("auc", "AUC"))
-    }
+    panels = {}
+    for key, title in (("accuracy", "Accuracy"), ("auc", "AUC")):
+        values = (measures[key] for measures in section.measures.values())
+        panels[title] = [(each.mean, each.low, each.high, each.values) for each in values]
     goal = {"Accuracy": PAPER_ACCURACY[_PAPERS]} if section.protocol == "random" else None
     reference = section.reference.title if section.reference else None
     return svg(forest_figure([row.title for row in section.rows.values()], panels, reference, goal))

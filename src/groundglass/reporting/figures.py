@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -127,17 +127,8 @@ _COLOURS = (NON_COVID, COVID, "#009e73", "#cc79a7", "#56b4e9", "#e69f00", MUTED)
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 1), (8, 3), (2, 3))
 
 
-class _Estimate(Protocol):
-    """A value over seeds with its 95 % interval and that of each seed; None stands for what is undefined."""
-
-    @property
-    def mean(self) -> float | None: ...
-    @property
-    def low(self) -> float | None: ...
-    @property
-    def high(self) -> float | None: ...
-    @property
-    def values(self) -> Sequence[float | None]: ...
+_Estimate = tuple[float | None, float | None, float | None, Sequence[float | None]]
+"""A mean over seeds, its 95 % interval, and the value of each seed; None stands for what is undefined."""
 
 
 @mpl.rc_context(STYLE)
@@ -156,7 +147,7 @@ def forest_figure(
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, values) in zip(grid, panels.items(), strict=True):
         if lines and title in lines:
-            axes.axvline(lines[title], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+            axes.axvline(lines[title], **_GUIDE)
         for place, (row, value) in enumerate(zip(rows, values, strict=True)):
             _draw_row(axes, place, value, strong=row == reference)
         axes.set_title(title, fontsize=11, color=INK)
@@ -169,14 +160,15 @@ def forest_figure(
 
 
 def _draw_row(axes: Axes, place: int, value: _Estimate, *, strong: bool) -> None:
-    if value.mean is None:
+    mean, low, high, seeds = value
+    if mean is None:
         return
     colour = COVID if strong else NON_COVID
-    if value.low is not None and value.high is not None:
-        axes.plot([value.low, value.high], [place] * 2, color=colour, linewidth=1.6, solid_capstyle="round")
-    seeds = [each for each in value.values if each is not None]
-    axes.plot(seeds, [place + 0.24] * len(seeds), "o", color=colour, markersize=2.6, alpha=0.6)
-    axes.plot(value.mean, place, "D" if strong else "o", color=colour, markersize=5.5)
+    if low is not None and high is not None:
+        axes.plot([low, high], [place] * 2, color=colour, linewidth=1.6, solid_capstyle="round")
+    known = [each for each in seeds if each is not None]
+    axes.plot(known, [place + 0.24] * len(known), "o", color=colour, markersize=2.6, alpha=0.6)
+    axes.plot(mean, place, "D" if strong else "o", color=colour, markersize=5.5)
 
 
 @mpl.rc_context(STYLE)
