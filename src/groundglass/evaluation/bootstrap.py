@@ -133,8 +133,7 @@ class Bootstrap:
 
     def method(self) -> dict[str, Any]:
         """How the intervals were made, as plain JSON values."""
-        method = "percentile bootstrap over patients"
-        return {"level": LEVEL, "method": method, "resamples": self.patients.resamples}
+        return {"level": LEVEL, "method": "percentile bootstrap over patients", "resamples": self.patients.resamples}
 
 
 def with_interval(measured: Estimate, draws: NDArray[np.float64], patients: int) -> Estimate:

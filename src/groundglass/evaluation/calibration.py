@@ -35,17 +35,12 @@ def fit_conformal(score: NDArray[np.floating], label: NDArray[np.integer], cover
     COVID and 0 for NonCOVID, shape (N,) each; ``coverage`` above 0 and below 1.
     """
     values, covid = np.asarray(score, np.float64), np.asarray(label) == 1
-    quantiles = {
-        COVID: _conformal_quantile(1 - values[covid], coverage),
-        NON_COVID: _conformal_quantile(values[~covid], coverage),
-    }
+    quantiles = {}
+    for name, nonconformity in ((COVID, 1 - values[covid]), (NON_COVID, values[~covid])):
+        rank = math.ceil((len(nonconformity) + 1) * coverage)
+        # 1 where there are too few slices to exclude any.
+        quantiles[name] = 1.0 if rank > len(nonconformity) else float(np.sort(nonconformity)[rank - 1])
     return Conformal(coverage=coverage, quantiles=quantiles)
-
-
-def _conformal_quantile(nonconformity: NDArray[np.float64], coverage: float) -> float:
-    """The ceil((n + 1) * coverage)-th smallest value; 1 where there are too few slices to exclude any."""
-    rank = math.ceil((len(nonconformity) + 1) * coverage)
-    return 1.0 if rank > len(nonconformity) else float(np.sort(nonconformity)[rank - 1])
 
 
 def fit_calibration(logit: NDArray[np.floating], label: NDArray[np.integer], coverage: float = 0.9) -> Calibration:
