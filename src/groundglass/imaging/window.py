@@ -42,7 +42,7 @@ _SAMPLES = 128  # along each axis, of which a volume's scale is found
 
 def as_hounsfield(values: NDArray[np.generic]) -> Hounsfield:
     """Hounsfield units as float32, paddings and missing values (NaN) raised to ``AIR``."""
-    hounsfield = np.maximum(values, np.float32(AIR), dtype=np.float32)
+    hounsfield: Hounsfield = np.maximum(values, np.float32(AIR), dtype=np.float32)
     if not np.isfinite(hounsfield.max(initial=AIR)):
         hounsfield[~np.isfinite(hounsfield)] = AIR
     return hounsfield

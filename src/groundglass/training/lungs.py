@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -75,7 +75,7 @@ class LungTrainer(Averaging):
         dice = overlap / (share.sum(dim=(1, 2, 3)) + lungs.sum(dim=(1, 2, 3)) + _SMOOTH)
         loss = entropy.sum() / known.sum().clamp_min(1) + (1 - dice).mean()
         self.log_loss(loss, len(slices))
-        return cast(Tensor, loss)
+        return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Mean Dice of the slices."""
