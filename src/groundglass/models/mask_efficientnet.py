@@ -8,7 +8,7 @@ ends in a gate ("extrusion activation module"); the histogram adds to the logit.
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Literal, TypedDict, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +22,6 @@ from groundglass.models.layers import (
     grey_histogram,
     grey_levels,
 )
-
-Gates = Literal["stages", "blocks"]
-"""Where attention's gates are: at the end of every stage, or inside every block that has none of its own."""
-
-
-class Switches(TypedDict, total=False):
-    """Parts of a network; all are on unless switched off. The baselines have a lesion decoder alone."""
-
-    mask: bool  # splice the binarised image in after the first stage
-    attention: bool  # gate the channels
-    gates: Gates  # where ``attention`` does so
-    histogram: bool  # let the grey histogram add to the logit
-    lesions: bool  # decode a lesion map, which adds to the logit
-
 
 _BINS, _HIDDEN = 32, 32
 
@@ -85,7 +71,7 @@ class MaskEfficientNet(Network):
     """Mask-EfficientNet on any timm EfficientNet; computes its backbone's features exactly at initialisation.
 
     ``backbone`` has one input channel, no classifier, and its weights already loaded; ``drop_rate``, 0..1, is the
-    dropout before the logit; the others are :class:`Switches`.
+    dropout before the logit. The others switch parts off.
     """
 
     def __init__(
@@ -93,11 +79,11 @@ class MaskEfficientNet(Network):
         backbone: nn.Module,
         drop_rate: float = 0.2,
         *,
-        mask: bool = True,
-        attention: bool = True,
-        gates: Gates = "stages",
-        histogram: bool = True,
-        lesions: bool = True,
+        mask: bool = True,  # splice the binarised image in after the first stage
+        attention: bool = True,  # gate the channels
+        gates: Literal["stages", "blocks"] = "stages",  # of every stage, or of every block that has none of its own
+        histogram: bool = True,  # let the grey histogram add to the logit
+        lesions: bool = True,  # decode a lesion map, which adds to the logit
     ) -> None:
         super().__init__(backbone, cast(int, backbone.num_features), drop_rate, lesions=lesions)
         if attention and gates == "blocks":

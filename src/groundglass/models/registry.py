@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import timm
 import torch
@@ -19,11 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from groundglass.errors import GroundglassError
 from groundglass.models.catalogue import find
 from groundglass.models.layers import Network
-from groundglass.models.mask_efficientnet import MaskEfficientNet, Switches
+from groundglass.models.mask_efficientnet import MaskEfficientNet
 from groundglass.models.weights import load_backbone, load_network, read_weights
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class VGG(Network):
@@ -47,7 +44,7 @@ def build(
     *,
     drop_rate: float = 0.2,
     options: Mapping[str, Any] | None = None,
-    **switches: Unpack[Switches],
+    **switches: Any,
 ) -> Network:
     """Build a network of one input channel and one logit.
 
@@ -58,7 +55,7 @@ def build(
             network.
         drop_rate: dropout before the logit, 0..1.
         options: further arguments of timm's model, or of your class.
-        **switches: parts to leave out.
+        **switches: parts of a :class:`MaskEfficientNet` to leave out; the others have a lesion decoder alone.
 
     Raises:
         GroundglassError: unknown name, or a network that gives no features at strides 4 to 32.
@@ -125,7 +122,7 @@ class Complexity(NamedTuple):
     macs: int
 
 
-def measure(name: str, size: int, **switches: Unpack[Switches]) -> Complexity:
+def measure(name: str, size: int, **switches: Any) -> Complexity:
     """Count parameters and operations of a network for images of ``size`` x ``size``, without computing any numbers."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network = build(name, **switches).eval()
