@@ -23,7 +23,6 @@ Count = Annotated[int, Field(ge=0)]
 AtLeast0 = Annotated[float, Field(ge=0)]
 Below1 = Annotated[float, Field(ge=0, lt=1)]
 AtLeast1 = Annotated[int, Field(ge=1)]
-Schedule = Literal["cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant", "none"]
 
 
 def _ascending(span: tuple[float, float]) -> tuple[float, float]:
@@ -32,11 +31,8 @@ def _ascending(span: tuple[float, float]) -> tuple[float, float]:
     return span
 
 
-# What recipes call the network of lung fields.
-LUNG_NET = "lung-net"
 RATES = {"vgg": 2e-4}
 """Learning rates of families that bear less than the others: VGG has no batch normalisation."""
-_DEFAULT = Preprocessing()
 
 
 class Section(BaseModel):
@@ -71,10 +67,10 @@ class NetworkSection(BackboneSection):
 class PreprocessingSection(Section):
     """Fields of :class:`groundglass.imaging.crop.Preprocessing`, with its defaults."""
 
-    size: Annotated[int, Field(ge=32, le=1024)] = _DEFAULT.size
-    crop: bool = _DEFAULT.crop
-    margin: Below1 = _DEFAULT.margin
-    normalisation: Normalisation = _DEFAULT.normalisation
+    size: Annotated[int, Field(ge=32, le=1024)] = Preprocessing.size
+    crop: bool = Preprocessing.crop
+    margin: Below1 = Preprocessing.margin
+    normalisation: Normalisation = Preprocessing.normalisation
 
     def build(self) -> Preprocessing:
         """The preprocessing these fields describe."""
@@ -137,7 +133,7 @@ class OptimiserSection(Section):
 
     name: str = "adamw"
     options: dict[str, Any] = {}
-    schedule: Schedule = "cosine"
+    schedule: Literal["cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant", "none"] = "cosine"
     schedule_options: dict[str, Any] = {}
     lr: Positive = 1e-3
     weight_decay: AtLeast0 = 0.02
@@ -284,7 +280,7 @@ def load_lungs_recipe(name: str, overrides: Sequence[str] = ()) -> LungsRecipe |
     """Read a recipe of LungNet like :func:`load_recipe`; None where ``name`` is a recipe of another network."""
     fields = _fields(name, overrides)
     network = fields.get("network")
-    of_lungs = isinstance(network, dict) and network.get("name") == LUNG_NET
+    of_lungs = isinstance(network, dict) and network.get("name") == "lung-net"
     return checked(LungsRecipe, fields, name) if of_lungs else None
 
 
