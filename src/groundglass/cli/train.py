@@ -88,14 +88,14 @@ def _plan(job: "Job[Recipe]") -> None:
     """Print the recipe as YAML and, on standard error, which slices it would see."""
     from groundglass.training.train import plan
 
-    console, known = Console(stderr=True, soft_wrap=True), plan(job)
-    typer.echo(known.recipe.to_yaml(), nl=False)
+    console, (recipe, counts, batches) = Console(stderr=True, soft_wrap=True), plan(job)
+    typer.echo(recipe.to_yaml(), nl=False)
     table = Table("Part", "Source", "Label")
     table.add_column("Slices", justify="right")
-    for (part, source, label), count in known.counts.items():
+    for (part, source, label), count in counts.items():
         table.add_row(part, escape(source), label, str(count))
     console.print(table)
-    console.print(f"{known.recipe.training.epochs} epochs of {known.batches} batches")
+    console.print(f"{recipe.training.epochs} epochs of {batches} batches")
 
 
 def _interruptible(output: Path) -> AbstractContextManager[None]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -118,15 +118,17 @@ def train_job(job: Job[Recipe]) -> Run:
     torch.manual_seed(job.seed)
     network = build_network(recipe)
     job.prepare(network)
-    ready = _prepared(job, network, *_records(job)[:3])
+    train, val, free, _ = _records(job)
+    lungs = open_segmenter(job.lungs)
+    module, training, validation, facts = _prepared(job, network, lungs, train, val, free)
     if job.rank == 0:
         if recipe != asked:
             _LOG.warning("warning: trained without lesion synthesis; --lesion-free names slices to paint into")
         _warn_of_normalisation(recipe)
-        job.begin(ready.facts)
-        write_bytes(job.output / LUNGS, ready.lungs.model)
-    module, (best, stopping) = ready.module, _selection(job)
-    history = job.fit(module, ready.training, ready.validation, [*best, *stopping])
+        job.begin(facts)
+        write_bytes(job.output / LUNGS, lungs.model)
+    best, stopping = _selection(job)
+    history = job.fit(module, training, validation, [*best, *stopping])
     if job.rank == 0:
         selected = None
         for kept in best:
@@ -137,17 +139,11 @@ def train_job(job: Job[Recipe]) -> Run:
     return Run.open(job.output)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a training would do: its recipe, slices by part, source and label, and batches of an epoch."""
+def plan(job: Job[Recipe]) -> tuple[Recipe, Counter[tuple[str, str, str]], int]:
+    """Check a training as far as no slice is read, and leave nothing behind; errors are those of :func:`train_job`.
 
-    recipe: Recipe
-    counts: Mapping[tuple[str, str, str], int]
-    batches: int
-
-
-def plan(job: Job[Recipe]) -> Plan:
-    """Check a training as far as no slice is read, and leave nothing behind; errors are those of :func:`train_job`."""
+    Gives the recipe as it would be trained, slices by part, source and label, and batches of an epoch.
+    """
     job = _without_synthesis(job)
     recipe = job.recipe
     _augmenter(recipe)
@@ -159,7 +155,7 @@ def plan(job: Job[Recipe]) -> Plan:
         for name, records in (("train", train), ("val", val), ("test", test), ("lesion-free", free))
         for record in records
     )
-    return Plan(recipe, counts, max(1, draws // recipe.training.batch_size))
+    return recipe, counts, max(1, draws // recipe.training.batch_size)
 
 
 def _warn_of_normalisation(recipe: Recipe) -> None:
@@ -195,21 +191,12 @@ def _records(job: Job[Recipe]) -> tuple[list[Record], ...]:
     return train, val, list(load_dataset(free, job.map_label).records) if free is not None else [], test
 
 
-class _Prepared(NamedTuple):
-    """What learns, what it learns from and is validated by, and what ``run.json`` says of these slices."""
-
-    module: Classifier
-    training: DataLoader[Batch]
-    validation: DataLoader[tuple[Tensor, ...]]
-    facts: dict[str, Any]
-    lungs: LungSegmenter
-
-
 def _prepared(
-    job: Job[Recipe], network: Network, records: Sequence[Record], val_records: Sequence[Record], free: Sequence[Record]
-) -> _Prepared:
-    """Read and crop the slices a job needs."""
-    recipe, preprocessing, lungs = job.recipe, job.recipe.preprocessing.build(), open_segmenter(job.lungs)
+    job: Job[Recipe], network: Network, lungs: LungSegmenter,
+    records: Sequence[Record], val_records: Sequence[Record], free: Sequence[Record],
+) -> tuple[Classifier, DataLoader[Batch], DataLoader[tuple[Tensor, ...]], dict[str, Any]]:  # fmt: skip
+    """What learns, what it learns from and is validated by, read and cropped, and what ``run.json`` says of these."""
+    recipe, preprocessing = job.recipe, job.recipe.preprocessing.build()
     sampling, synthesis, augmenter = recipe.sampling, recipe.synthesis, _augmenter(recipe)
 
     def cropped(records: Sequence[Record], context: float = CONTEXT) -> CroppedSet:
@@ -238,13 +225,12 @@ def _prepared(
     )  # fmt: skip
     drawn = [float(np.average(samples.labels, weights=chances)), synthesis.painted]
     covid = float(np.average(drawn, weights=[batches.real, synthetic]))
-    return _Prepared(
+    return (
         Classifier(network, recipe, len(batches), job.seed, covid),
         # Whoever prepares a batch, it is drawn and seeded here: workers change nothing of it.
         DataLoader(samples, None, sampler=batches, num_workers=recipe.trainer.workers),
         DataLoader(validation, batch_size=64),
         _facts(job, (records, val_records), samples, val, lungs),
-        lungs,
     )
 
 
