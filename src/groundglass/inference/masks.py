@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -22,9 +21,6 @@ from groundglass.inference.bundle import Bundle
 from groundglass.inference.prediction import PackedMasks, Prediction
 from groundglass.inference.report import picture_stem
 from groundglass.inference.writers import file_errors
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 _LUNGS, _LESIONS = "-lungs", "-lesions"
 _LONGEST_UID = 64
@@ -108,15 +104,17 @@ class MaskWriter:
 
     def _write_series(self, slices: Sequence[PackedMasks]) -> bool:
         """Write a DICOM SEG, and say whether the series allows it."""
-        from groundglass.inference.dicom_seg import segmentation  # noqa: PLC0415 - an extra
+        from groundglass.inference.dicom_seg import OF_SOURCE, segmentation  # noqa: PLC0415 - an extra
 
+        headers, first = [], slices[0].origin
         try:
-            made = segmentation([_header(each) for each in slices], slices, self._bundle)
+            for each in slices:
+                with open_source(each.origin.file) as source, guard(source.name, "DICOM"):
+                    headers.append(open_dataset(source, DEFAULT_LIMITS, OF_SOURCE))
         except ImageError:  # gone or changed since
             return False
-        if made is None:
+        if (made := segmentation(headers, slices, self._bundle)) is None:
             return False
-        first = slices[0].origin
         path = self._folder / f"{_series_stem(first.series or '', first.file)}.dcm"
         with file_errors(path), atomic_path(path) as temporary:
             made.save_as(temporary)
@@ -163,10 +161,3 @@ def _series_stem(series: str, first_file: str) -> str:
     """UID, and a digest of the first file: a series that comes in several parts overwrites none."""
     uid = re.sub(r"[^0-9A-Za-z.]+", "_", series)[:_LONGEST_UID].lstrip("._")
     return f"{uid or 'series'}-{picture_stem(first_file, None).rpartition('-')[2]}"
-
-
-def _header(each: PackedMasks) -> Dataset:
-    from groundglass.inference.dicom_seg import OF_SOURCE  # noqa: PLC0415 - an extra
-
-    with open_source(each.origin.file) as source, guard(source.name, "DICOM"):
-        return open_dataset(source, DEFAULT_LIMITS, OF_SOURCE)
