@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -15,14 +15,7 @@ from groundglass.files import atomic_path, printable, write_json
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.prediction import Prediction, Status
 from groundglass.inference.series import SERIES_SCORE, Totals
-from groundglass.inference.writers import (
-    ParquetFile,
-    PredictionsWriter,
-    appending,
-    file_errors,
-    json_line,
-    read_predictions,
-)
+from groundglass.inference.writers import PredictionsWriter, appending, file_errors, json_line, read_predictions, table
 
 if TYPE_CHECKING:
     from groundglass.inference.masks import MaskWriter
@@ -101,7 +94,7 @@ class Output:
 
     def __init__(self, plan: OutputPlan, bundle: Bundle) -> None:
         self.totals = Totals(bundle.info.series)
-        self.writer: PredictionsWriter | ParquetFile | None = None
+        self.write: Callable[[Prediction], None] | None = None
         self.masks: MaskWriter | None = None
         self._plan, self._bundle, self._done = plan, bundle.id, set[_Key]()
         self._own = plan.folder and Path(os.path.realpath(plan.folder))
@@ -126,9 +119,9 @@ class Output:
             overlay = f"{OVERLAYS}/{picture_stem(prediction.file, prediction.frame)}.svg"
             save_picture(prediction.evidence, self._plan.folder / overlay)
             prediction = replace(prediction, overlay=overlay)
-        if self._plan.path is not None and self.writer is not None:
+        if self._plan.path is not None and self.write is not None:
             with file_errors(self._plan.predictions or self._plan.path):
-                self.writer.write(prediction)
+                self.write(prediction)
         if self.masks is not None:
             self.masks.add(prediction)
         return prediction
@@ -176,9 +169,9 @@ def open_output(plan: OutputPlan, bundle: Bundle) -> Iterator[Output]:
         if lines is not None:
             if lines.exists():
                 output.resume(lines)
-            output.writer = PredictionsWriter("jsonl", stack.enter_context(appending(lines)))
+            output.write = PredictionsWriter("jsonl", stack.enter_context(appending(lines))).write
         elif plan.path is not None:
-            output.writer = stack.enter_context(_table(plan.path, plan.keep_identifiers))
+            output.write = stack.enter_context(table(plan.path, plan.keep_identifiers)).write
         if folder is not None:
             with file_errors(folder / OVERLAYS):
                 (folder / OVERLAYS).mkdir(exist_ok=True)
@@ -194,33 +187,14 @@ def open_output(plan: OutputPlan, bundle: Bundle) -> Iterator[Output]:
             _complete(plan, folder, bundle, output.totals)
 
 
-@contextmanager
-def _table(path: Path, keep_identifiers: bool) -> Iterator[PredictionsWriter | ParquetFile]:
-    """A CSV or Parquet file, by its suffix; it appears when the block has ended without an error."""
-    with ExitStack() as stack:
-        writer: PredictionsWriter | ParquetFile
-        with file_errors(path):
-            temporary = stack.enter_context(atomic_path(path))
-            if path.suffix.lower() == ".parquet":
-                writer = ParquetFile(temporary, keep_identifiers=keep_identifiers)
-            else:
-                stream = stack.enter_context(temporary.open("wb", buffering=0))
-                writer = PredictionsWriter("csv", stream, keep_identifiers=keep_identifiers)
-        yield writer
-        with file_errors(path):
-            if isinstance(writer, ParquetFile):
-                writer.close()
-            stack.close()
-
-
 def _complete(plan: OutputPlan, folder: Path, bundle: Bundle, totals: Totals) -> None:
     """Write what follows from the predictions."""
     from groundglass.inference.report import write_report  # noqa: PLC0415 - brings Jinja
 
     for name in (TABLE, PARQUET) if plan.parquet else (TABLE,):
-        with _table(folder / name, plan.keep_identifiers) as table:
+        with table(folder / name, plan.keep_identifiers) as writer:
             for prediction in read_predictions(folder / PREDICTIONS):
-                table.write(prediction)
+                writer.write(prediction)
     about = {"format": _SERIES_FORMAT, "bundle": bundle.id, "series_score": SERIES_SCORE}
     write_json(folder / SERIES, {**about, "series": [summary.to_dict() for summary in totals.summaries()]})
     write_report(folder / REPORT, folder / PREDICTIONS, folder / OVERLAYS, bundle, totals, plan.command)

@@ -7,11 +7,12 @@ import io
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from groundglass.errors import PredictionError
+from groundglass.files import atomic_path
 from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, row_schema
 
 _FORMULA = frozenset("=+-@\t\r")
@@ -133,6 +134,25 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
                 reason = str(error) or type(error).__name__
                 raise PredictionError(f"{path}: line {number} is no prediction ({reason:.160})") from None
             yield prediction
+
+
+@contextmanager
+def table(path: Path, keep_identifiers: bool) -> Iterator[PredictionsWriter | ParquetFile]:
+    """A CSV or Parquet file, by its suffix; it appears when the block has ended without an error."""
+    with ExitStack() as stack:
+        writer: PredictionsWriter | ParquetFile
+        with file_errors(path):
+            temporary = stack.enter_context(atomic_path(path))
+            if path.suffix.lower() == ".parquet":
+                writer = ParquetFile(temporary, keep_identifiers=keep_identifiers)
+            else:
+                stream = stack.enter_context(temporary.open("wb", buffering=0))
+                writer = PredictionsWriter("csv", stream, keep_identifiers=keep_identifiers)
+        yield writer
+        with file_errors(path):
+            if isinstance(writer, ParquetFile):
+                writer.close()
+            stack.close()
 
 
 @contextmanager
