@@ -210,16 +210,9 @@ class Bundle:
         arrays = _arrays(place, REFERENCE, reference)
         if (check := InputCheck.from_arrays(arrays)) is None:
             raise BundleError(f"{place}: {REFERENCE} holds no input check")
-        bundle = cls(
-            place,
-            info,
-            model,
-            LungSegmenter(lungs, f"{place}: {LUNGS}"),
-            check,
-            EmbeddingReference.from_arrays(arrays),
-            threads,
-            (providers,) if isinstance(providers, str) else tuple(providers),
-        )
+        segmenter, embedded = LungSegmenter(lungs, f"{place}: {LUNGS}"), EmbeddingReference.from_arrays(arrays)
+        chosen = (providers,) if isinstance(providers, str) else tuple(providers)
+        bundle = cls(place, info, model, segmenter, check, embedded, threads, chosen)
         bundle._check(_arrays(place, SELF_TEST, test))
         return bundle
 
@@ -273,11 +266,7 @@ def self_test(
     """Arrays of ``selftest.npz``: a slice, uint8, shape (H, W), its share of lung and the model's logit."""
     cropped = preprocessing.apply(pixels, lungs(pixels))
     logit = engine.run(preprocessing.normalise(cropped.pixels[None])).logit[0]
-    return {
-        "slice": pixels,
-        "lung": np.asarray(cropped.lungs.mean(), np.float64),
-        "logit": np.asarray(logit, np.float64),
-    }
+    return {"slice": pixels, "lung": cropped.lungs.mean(), "logit": logit.astype(np.float64)}
 
 
 def _read(path: Path, name: str, limit: int) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from html import escape
 from os import PathLike
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -200,7 +201,7 @@ class Prediction:
         values: dict[str, Any] = {name: row.get(name) for name in COLUMNS}
         for name, column in _COLUMNS.items():
             types = [column["type"]] if isinstance(column["type"], str) else column["type"]
-            kinds = tuple(kind for each in types for kind in _KINDS[each])
+            kinds = tuple(_KINDS[each] for each in types)
             if not isinstance(values[name], kinds) or isinstance(values[name], bool):
                 raise ValueError(f"{name} cannot be {values[name]!r:.80}")
         values |= {name: tuple(map(str, row[name])) for name in ("prediction_set", "flags")}
@@ -282,13 +283,7 @@ _COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "overlay": _TEXT,
     "bundle": {"type": "string"},
 }
-_KINDS: Mapping[str, tuple[type, ...]] = {
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "array": (list,),
-    "null": (type(None),),
-}
+_KINDS: Mapping[str, Any] = {"string": str, "integer": int, "number": int | float, "array": list, "null": NoneType}
 
 COLUMNS = tuple(_COLUMNS)
 """Names and order of a prediction's fields in every output."""

@@ -216,14 +216,8 @@ def _draw(curve: Curve, links: Sequence[int | None]) -> dict[str, Any] | None:
     at = [f"{round(value, 1) + 0.0:g} {unit}".strip() for value in curve.at]
     slices = zip(curve.at, at, curve.probability, curve.label, links, strict=True)
     points = [
-        {
-            "x": x(value),
-            "y": 168 - 156 * height,
-            "label": label,
-            "words": f"{place}: {height:.3f}, {label}",
-            "link": link,
-        }
-        for value, place, height, label, link in slices
+        {"x": x(value), "y": 168 - 156 * share, "label": label, "words": f"{place}: {share:.3f}, {label}", "link": link}
+        for value, place, share, label, link in slices
     ]
     highest = max(curve.probability)
     words = (
