@@ -22,7 +22,7 @@ from groundglass.data.manifest import (
 )
 from groundglass.errors import DataError
 from groundglass.files import name_some
-from groundglass.imaging.source import HEAD_BYTES, RASTER, FileFormat, FileSource, files_below, identify
+from groundglass.imaging.source import RASTER, FileSource, files_below, identify
 
 
 def load_dataset(path: Path, map_label: Iterable[str] = ()) -> Manifest:
@@ -149,4 +149,4 @@ def _is_slice(file: FileSource) -> bool:
     """A damaged picture counts, so that reading it tells the user; DICOM files often have no suffix."""
     if file.path.suffix.lower() in PICTURES:
         return True
-    return file.path.name.upper() != "DICOMDIR" and identify(file.head(HEAD_BYTES)) in RASTER | {FileFormat.DICOM}
+    return file.path.name.upper() != "DICOMDIR" and identify(file.head()) in RASTER | {"DICOM"}

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from groundglass.errors import ImageError, NotASliceError
 from groundglass.imaging.slice import CTSlice, Grey, Origin
-from groundglass.imaging.source import FileFormat, Limits, Source, identify
+from groundglass.imaging.source import Limits, Source, identify
 from groundglass.imaging.window import Scale, find_scale
 
 COLOURED = 32
@@ -46,7 +46,7 @@ def read_raster(source: Source, limits: Limits, scale: Scale | None = None) -> I
     colour photograph, or holds numbers of no known scale; any but an ``ImageError`` is for the caller to guard.
     """
     content, name = source.read(limits), source.name
-    if identify(content[:4]) is FileFormat.TIFF:
+    if identify(content[:4]) == "TIFF":
         yield from _tiff(content, name, limits, scale)
         return
     try:

@@ -159,7 +159,7 @@ def images_within(
     else:
         images = finder.alone(path)
     for source, file_format in images:
-        if file_format is not FileFormat.ZIP or not open_archives:
+        if file_format != "zip" or not open_archives:
             yield source, file_format
             continue
         within = _Finder(limits, on_error or raise_error, skip)
@@ -197,7 +197,7 @@ class _Finder:
                     continue
                 with reported(self.report), suppress(_PassedOverError):
                     file_format = _format_of(source)
-                    if file_format is not FileFormat.DICOM:
+                    if file_format != "DICOM":
                         self._anything = True
                         yield source, file_format
                         continue
@@ -208,7 +208,7 @@ class _Finder:
             for files in series.values():
                 self._anything = True
                 files.sort(key=lambda item: natural_key(item[1].name))
-                yield from ((files[at][1], FileFormat.DICOM) for at in stack_order([place for place, _ in files]))
+                yield from ((files[at][1], "DICOM") for at in stack_order([place for place, _ in files]))
         if not self._anything:
             self.report(ImageError(path, f"holds no image; looked for {_KNOWN}"))
 
@@ -221,9 +221,9 @@ def _format_of(source: Source) -> FileFormat:
     """The format of a file that is neither empty, of another kind, nor an archive within an archive."""
     head = source.head()
     file_format = identify(head)
-    if file_format is FileFormat.ZIP and source.member is not None:
+    if file_format == "zip" and source.member is not None:
         raise ImageError(source.name, "an archive within an archive; unpack it first")
-    if file_format not in {None, FileFormat.GZIP}:
+    if file_format not in {None, "gzip"}:
         return file_format
     from groundglass.imaging.volume import header_of, is_gzipped_nifti  # noqa: PLC0415 - not for most files
 
@@ -243,7 +243,7 @@ def _decode(
     source: Source, file_format: FileFormat, decoder: LazyDecoder, limits: Limits, scale: Scale | None
 ) -> Iterator[CTSlice]:
     """The slices of an image, by the reader of its format, which is imported with its first file."""
-    if file_format is FileFormat.DICOM:
+    if file_format == "DICOM":
         from groundglass.imaging.dicom import read_dicom  # noqa: PLC0415
 
         return guard_each(read_dicom(source, decoder.frames, limits), source.name, "DICOM")
@@ -253,6 +253,6 @@ def _decode(
         return guard_each(read_raster(source, limits, scale), source.name, "picture")
     from groundglass.imaging.volume import read_itk, read_nifti  # noqa: PLC0415
 
-    if file_format in {FileFormat.META_IMAGE, FileFormat.NRRD}:
+    if file_format in {"MetaImage", "NRRD"}:
         return guard_each(read_itk(source, limits), source.name, "MetaImage or NRRD")
     return guard_each(read_nifti(source, limits), source.name, "NIfTI")

@@ -13,9 +13,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO
+from typing import IO, Literal
 
 from groundglass.errors import GroundglassError, ImageError
 from groundglass.files import one_line
@@ -55,36 +54,23 @@ _LONGEST_ENTRY = 1000  # bytes of a member's in an archive's directory, name inc
 _SMALL = 16 * 2**20  # bytes that may have any compression ratio: an empty picture compresses very well
 _PACKED = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})  # others unpack more than is asked for
 
+FileFormat = Literal["PNG", "JPEG", "TIFF", "BMP", "DICOM", "NIfTI", "MetaImage", "NRRD", "gzip", "zip"]
+"""A file format that can be read."""
 
-class FileFormat(str, Enum):
-    """A file format that can be read."""
-
-    PNG = "PNG"
-    JPEG = "JPEG"
-    TIFF = "TIFF"
-    BMP = "BMP"
-    DICOM = "DICOM"
-    NIFTI = "NIfTI"
-    META_IMAGE = "MetaImage"
-    NRRD = "NRRD"
-    GZIP = "gzip"
-    ZIP = "zip"
-
-
-RASTER = frozenset({FileFormat.PNG, FileFormat.JPEG, FileFormat.TIFF, FileFormat.BMP})
+RASTER: frozenset[FileFormat] = frozenset({"PNG", "JPEG", "TIFF", "BMP"})
 """Picture formats."""
 
 # How files begin; of some the sign lies behind bytes that may be anything.
-_SIGNS = {
-    FileFormat.PNG: rb"\x89PNG\r\n\x1a\n",
-    FileFormat.JPEG: rb"\xff\xd8\xff",
-    FileFormat.TIFF: rb"II[*+]\0|MM\0[*+]",
-    FileFormat.NRRD: rb"NRRD000",
-    FileFormat.ZIP: rb"PK(\x03\x04|\x05\x06)",
-    FileFormat.GZIP: rb"\x1f\x8b\x08",
-    FileFormat.NIFTI: rb".{344}n[+i]1\0|.{4}n[+i]2\0",
-    FileFormat.BMP: rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0{3}",  # the header's size
-    FileFormat.META_IMAGE: rb"[^\0]*?^[ \t]*NDims[ \t]*[=:][ \t]*\d",  # whatever comes before
+_SIGNS: dict[FileFormat, bytes] = {
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "JPEG": rb"\xff\xd8\xff",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "NRRD": rb"NRRD000",
+    "zip": rb"PK(\x03\x04|\x05\x06)",
+    "gzip": rb"\x1f\x8b\x08",
+    "NIfTI": rb".{344}n[+i]1\0|.{4}n[+i]2\0",
+    "BMP": rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0{3}",  # the header's size
+    "MetaImage": rb"[^\0]*?^[ \t]*NDims[ \t]*[=:][ \t]*\d",  # whatever comes before
 }
 _DICOM_VALUES = frozenset(
     b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
@@ -95,7 +81,7 @@ def identify(head: bytes) -> FileFormat | None:
     """The format of a file from its first ``HEAD_BYTES`` bytes, or None where it is none of ``FileFormat``."""
     # A DICOM preamble may hold anything, a TIFF header included: the four letters after it decide.
     if head[128:132] == b"DICM" or _is_bare_dicom(head):
-        return FileFormat.DICOM
+        return "DICOM"
     flags = re.MULTILINE | re.DOTALL
     return next((file_format for file_format, sign in _SIGNS.items() if re.match(sign, head, flags)), None)
 

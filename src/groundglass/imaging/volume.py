@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from groundglass.errors import ImageError
 from groundglass.imaging.slice import LABELS, CTSlice, Origin, VoxelGrid
-from groundglass.imaging.source import DEFAULT_LIMITS, FileFormat, FileSource, Limits, Source, identify
+from groundglass.imaging.source import DEFAULT_LIMITS, FileSource, Limits, Source, identify
 from groundglass.imaging.window import find_scale
 
 _HEADER_BYTES = 2**20
@@ -91,7 +91,7 @@ def header_of(source: Source) -> Source | None:
 def is_gzipped_nifti(head: bytes) -> bool:
     """Whether a gzip-compressed file's beginning is that of a NIfTI volume."""
     with suppress(OSError, zlib.error):
-        return identify(_plain(head, 348)) is FileFormat.NIFTI
+        return identify(_plain(head, 348)) == "NIfTI"
     return False
 
 

@@ -243,7 +243,7 @@ def _store(form: _Form, directory: Path) -> Upload:
         formats.add(None if "/" in name and is_junk(PurePosixPath(name)) else file_format)
         large |= source.size > _LARGE
         if isinstance(source, MemorySource):
-            if alone and file_format is not FileFormat.ZIP:
+            if alone and file_format != "zip":
                 files[source] = None
                 continue
             with _create(path) as target:
@@ -253,7 +253,7 @@ def _store(form: _Form, directory: Path) -> Upload:
         what = "The file is not" if alone else f"None of the {len(form.received):,} files is"
         known = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage or zip"
         raise Problem("unsupported-media-type", f"{what} an image that can be read: {known}.")
-    heavy = large or not formats.isdisjoint({FileFormat.ZIP, FileFormat.GZIP})
+    heavy = large or not formats.isdisjoint({"zip", "gzip"})
     return Upload(len(form.received), list(files), directory, heavy)
 
 
