@@ -24,7 +24,7 @@ from groundglass.files import one_line
 from groundglass.imaging.dicom import open_dataset
 from groundglass.imaging.read import read_slice, read_slices
 from groundglass.imaging.slice import Grey, Origin
-from groundglass.imaging.source import DEFAULT_LIMITS, FileSource, OnError, files_below, guard, natural_key
+from groundglass.imaging.source import DEFAULT_LIMITS, FileSource, OnError, files_below, guard, natural_key, reported
 
 _MOST = 20  # slices of a volume that are taken
 _LEAST_LUNG = 0.01  # share of a slice
@@ -113,12 +113,10 @@ def import_collection(
         tree.made.mkdir()
         records: list[Record] = []
         for scan in adapter(tree):
-            try:
+            with reported(on_error):
                 for record in scan:
                     records.append(record)
                     progress("importing", 1, None)
-            except ImageError as error:
-                on_error(error)
         if not records:
             raise DataError(f"{path}: holds no slices of {name}; expected {layout}")
         if any(tree.made.iterdir()):
@@ -326,10 +324,8 @@ def _covid_semiseg(tree: _Tree) -> _Scans:
         masks = {path.stem: path for path in tree.files if path.parent == folder / "GT"}
         slices = {}
         for path in (each for each in files if each.stem in masks):
-            try:
+            with reported(tree.report):
                 slices[path] = read_slice(path).pixels
-            except ImageError as error:
-                tree.report(error)
         lying = bool(slices) and float(np.median([_uprightness(pixels) for pixels in slices.values()])) < 0
         for path, pixels in slices.items():
             yield _outlined(tree, tree.record(path, Label.COVID, split=split), pixels, masks[path.stem], lying)

@@ -8,9 +8,8 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -45,7 +44,6 @@ _PLACE = (
     *("NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
-_Value = TypeVar("_Value")
 _LONGEST_TEXT = 324  # of a Person Name: five components of 64 characters, and the carets between them
 _LARGEST, _MOST_READS = 1e12, 2_000_000  # number that a header may hold; two or three are of one element
 _ALIKE = 0.05  # by which two normals may differ along an axis and still be those of one stack
@@ -214,22 +212,22 @@ def _frames(dataset: Dataset, name: str, limits: Limits) -> list[_Frame]:
 def _frame(origin: Origin, groups: list[Dataset | None], dataset: Dataset) -> _Frame:
     """A frame's geometry and rescaling from its functional groups, else from the data set itself."""
 
-    def found(sequence: str, keyword: str, read: Callable[[Dataset, str], _Value | None]) -> _Value | None:
+    def found(sequence: str, keyword: str, read: Callable[..., Any], *count: int) -> Any:
         places = [_first(group, sequence) for group in groups if group is not None] + [dataset]
-        values = (read(place, keyword) for place in places if place is not None)
+        values = (read(place, keyword, *count) for place in places if place is not None)
         return next((value for value in values if value is not None), None)
 
     slope = found("PixelValueTransformationSequence", "RescaleSlope", _number)
     intercept = found("PixelValueTransformationSequence", "RescaleIntercept", _number)
-    thickness = found("PixelMeasuresSequence", "SliceThickness", partial(_numbers, count=1))
-    spacing = found("PixelMeasuresSequence", "PixelSpacing", partial(_numbers, count=2))
+    thickness = found("PixelMeasuresSequence", "SliceThickness", _numbers, 1)
+    spacing = found("PixelMeasuresSequence", "PixelSpacing", _numbers, 2)
     level = found("FrameVOILUTSequence", "WindowCenter", _numbers)
     width = found("FrameVOILUTSequence", "WindowWidth", _numbers)
     origin = replace(
         origin,
-        position=found("PlanePositionSequence", "ImagePositionPatient", partial(_numbers, count=3)),  # type: ignore[arg-type]
-        orientation=found("PlaneOrientationSequence", "ImageOrientationPatient", _directions),  # type: ignore[arg-type]
-        spacing=spacing if spacing and min(spacing) > 0 else None,  # type: ignore[arg-type]
+        position=found("PlanePositionSequence", "ImagePositionPatient", _numbers, 3),
+        orientation=found("PlaneOrientationSequence", "ImageOrientationPatient", _directions),
+        spacing=spacing if spacing and min(spacing) > 0 else None,
         thickness=thickness[0] if thickness else None,
     )
     return _Frame(
