@@ -101,9 +101,9 @@ def read_slices(
                 yield from _decode(source, file_format, used, limits, scale)
 
 
-def read_slice(path: str | PathLike[str] | Scaled, limits: Limits = DEFAULT_LIMITS) -> CTSlice:
+def read_slice(path: str | PathLike[str] | Scaled) -> CTSlice:
     """The one slice of a file or archive member; ``ImageError`` where it cannot be read or holds several."""
-    slices = list(islice(read_slices(path, limits), 2))
+    slices = list(islice(read_slices(path), 2))
     if len(slices) != 1:
         raise ImageError(str(path), "holds several slices where one is wanted; a manifest's column `slice` names one")
     return slices[0]

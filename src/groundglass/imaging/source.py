@@ -176,14 +176,29 @@ class MemorySource(Source):
 
 
 class ZipSource(Source):
-    """A member of an open archive, of which nothing is unpacked to disk."""
+    """A member of an open archive, of which nothing is unpacked to disk.
+
+    Raises:
+        ImageError: it cannot be read, or is out to do harm.
+    """
 
     member: str
 
-    def __init__(self, archive: zipfile.ZipFile, path: str, member: zipfile.ZipInfo) -> None:
-        self.name = f"{path}!{one_line(member.filename, 1000)}"
-        self.size, self.member = member.file_size, member.filename
-        self._archive, self._path, self._info = archive, path, member
+    def __init__(self, archive: zipfile.ZipFile, path: str, info: zipfile.ZipInfo, limits: Limits) -> None:
+        self.name = f"{path}!{one_line(info.filename, 1000)}"
+        self.size, self.member = info.file_size, info.filename
+        self._archive, self._path, self._info = archive, path, info
+        unpacked, packed = info.file_size, info.compress_size
+        ratio = f"{packed:,} bytes unpack to {unpacked:,}, more than {limits.ratio:g} times as much"
+        for wrong, reason in (
+            (leads_out(info.orig_filename), "its name leads out of the archive; rename it"),
+            (info.compress_type not in _PACKED, "packed by another method than Deflate; unpack it first"),
+            (info.flag_bits & 0x1, "encrypted; unpack the archive with its password and read the folder"),
+            (stat.S_ISLNK(info.external_attr >> 16), "a link; links in archives are not followed"),
+            (unpacked > max(_SMALL, limits.ratio * packed), f"{ratio}: taken for a decompression bomb"),
+        ):
+            if wrong:
+                raise ImageError(self.name, reason)
 
     def open(self) -> IO[bytes]:
         """A stream of its bytes."""
@@ -191,26 +206,8 @@ class ZipSource(Source):
 
     def _beside(self, relative: str) -> Source | None:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(self.member), relative))
-        if (known := self._archive.NameToInfo.get(path)) is None:
-            return None
-        found = ZipSource(self._archive, self._path, known)
-        found.check_member(DEFAULT_LIMITS)
-        return found
-
-    def check_member(self, limits: Limits) -> None:
-        """Raise ``ImageError`` where it cannot be read, or is out to do harm."""
-        info, unpacked, packed = self._info, self.size, self._info.compress_size
-        packing = "packed by another method than Deflate; unpack it first"
-        ratio = f"{packed:,} bytes unpack to {unpacked:,}, more than {limits.ratio:g} times as much"
-        for wrong, reason in (
-            (leads_out(info.orig_filename), "its name leads out of the archive; rename it"),
-            (info.compress_type not in _PACKED, packing),
-            (info.flag_bits & 0x1, "encrypted; unpack the archive with its password and read the folder"),
-            (stat.S_ISLNK(info.external_attr >> 16), "a link; links in archives are not followed"),
-            (unpacked > max(_SMALL, limits.ratio * packed), f"{ratio}: taken for a decompression bomb"),
-        ):
-            if wrong:
-                raise ImageError(self.name, reason)
+        known = self._archive.NameToInfo.get(path)
+        return ZipSource(self._archive, self._path, known, DEFAULT_LIMITS) if known else None
 
 
 def leads_out(relative: str) -> bool:
@@ -261,19 +258,19 @@ def split_member(path: str | os.PathLike[str]) -> tuple[Path, str] | None:
     return (Path(names[0]), text[len(names[0]) + 1 :]) if names else None
 
 
-def files_below(folder: Path, on_error: OnError = lambda _: None) -> Iterator[FileSource]:
-    """Every file below a folder without junk: a directory's own files, then its sub-directories'.
-
-    Both come in natural order. A linked directory is followed; none is read twice. ``on_error`` is called for what is
-    left out with or without it: directories that cannot be listed, links to nothing or to a directory that holds this
-    one, and files that are not accessible.
-    """
-    for files in directories_below(folder, on_error):
+def files_below(folder: Path) -> Iterator[FileSource]:
+    """Every file below a folder, as ``directories_below`` finds them."""
+    for files in directories_below(folder, lambda _: None):
         yield from files
 
 
 def directories_below(folder: Path, on_error: OnError) -> Iterator[Iterator[FileSource]]:
-    """As ``files_below``, the files of one directory at a time: no more than its names are kept in memory."""
+    """Every file below a folder without junk, directory by directory: no more than the names in one are in memory.
+
+    A directory's own files come before its sub-directories', both in natural order. A linked directory is followed;
+    none is read twice. ``on_error`` is called for what is left out: directories that cannot be listed, links to nothing
+    or to a directory that holds this one, and files that are not accessible.
+    """
     root = Path(os.path.realpath(folder))
     seen = {root}
 
@@ -336,9 +333,7 @@ def open_archive(
                 junk = is_junk(PurePosixPath(member.filename)) and not leads_out(member.filename)
                 if not (junk or member.is_dir()):
                     with reported(on_error):
-                        source = ZipSource(opened, name, member)
-                        source.check_member(limits)
-                        sources.append(source)
+                        sources.append(ZipSource(opened, name, member, limits))
             total = sum(source.size for source in sources)
             if total > limits.archive_bytes:
                 raise ImageError(name, f"unpacks to {total:,} bytes, more than the limit of {limits.archive_bytes:,}")
