@@ -39,6 +39,7 @@ def test_every_recipe_and_network_gives_a_recipe_that_names_itself(name: str) ->
         (load_recipe, "training.epochs=0", "training.epochs=0"),
         (load_recipe, "optimiser.lr=.inf", "optimiser.lr=inf: input should be a finite number"),
         (load_recipe, "preprocessing.normalisation=two-anchor", "'zero-mean' or 'min-max'"),
+        (load_recipe, "trainer.devices=-1", "trainer.devices=-1: input should be greater"),
         (load_recipe, "synthesis.severity=[0.8, 0.1]", "the smaller number comes first, as in [0.1, 0.8]"),
         (load_recipe, "name.x=1", "is a value, not a section"),
         (load_recipe, "epochs", "KEY=VALUE"),

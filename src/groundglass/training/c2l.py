@@ -26,7 +26,7 @@ from groundglass.data.load import load_dataset, load_pool
 from groundglass.data.manifest import Record
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError
-from groundglass.files import name_some
+from groundglass.files import name_some, printable
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import open_segmenter
 from groundglass.models.layers import Network
@@ -189,7 +189,7 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
         "weights": recipe.network.weights,
         "preprocessing": recipe.preprocessing.model_dump(mode="json"),
         "epochs": recipe.training.epochs,
-        "images": [path.resolve().name for path in job.images],
+        "images": [printable(path.resolve().name) for path in job.images],
         "slices": len(cropped),
         "fingerprint": hashlib.sha256("".join(cropped.sha256).encode()).hexdigest(),
     }

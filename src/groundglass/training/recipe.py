@@ -8,7 +8,8 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -299,14 +300,18 @@ def checked(model: type[AnyRecipe_co], fields: dict[str, Any], name: str) -> Any
         return model.model_validate(fields)
     except ValidationError as error:
         fault = error.errors()[0]
-    *sections, last = map(str, fault["loc"])
-    key = ".".join([*sections, last])
+    names, section = list[str](), cast(Any, model)
+    for each in map(str, fault["loc"]):
+        names.append(each)
+        fields_of = getattr(section, "model_fields", {})
+        if each in fields_of and get_origin(fields_of[each].annotation) in {Union, UnionType}:
+            break  # what follows says which of a field's types was tried
+        section = fields_of[each].annotation if each in fields_of else section
+    *sections, last = names
+    key = ".".join(names)
     if fault["type"] == "missing":
         said = f"{key} is missing"
     elif fault["type"] == "extra_forbidden":
-        section: Any = model
-        for each in sections:
-            section = section.model_fields[each].annotation
         said = f"unknown key {key}; known are: {', '.join(section.model_fields)}"
         if close := get_close_matches(last, section.model_fields, 1, cutoff=0.5):
             said = f"unknown key {key}; did you mean {'.'.join([*sections, *close])}?"
