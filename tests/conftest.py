@@ -7,13 +7,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import onnx.parser
 import pydicom
@@ -33,15 +36,9 @@ from groundglass.training.input_check_fit import Examples, fit_model
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 APPEARANCE = 957  # numbers that describe a picture to the input check
+NAME, ID, BIRTH = "Zwiebelfisch^Xaver", "MRN-4711-XZ", "19310719"
+Patch = pytest.MonkeyPatch
 AXE = (Path(__file__).parent / "serving" / "vendor" / "axe.min.js").read_text(encoding="utf-8")
-
-
-def accept_all(channels: int) -> InputCheck:
-    """An untrained check, for embeddings of ``channels`` numbers: it accepts whatever is not blank or no lung slice."""
-    features = np.random.default_rng(0).normal(0, 1, (4, APPEARANCE + channels))
-    return fit_model(Examples(features, np.repeat([LUNG, "other"], 2), np.arange(4), np.ones(4), np.ones(4) > 0))
-
-
 TINY_MODEL = """
     <ir_version: 9, opset_import: ["": 18]>
     tiny (float[batch, 1, 64, 64] image)
@@ -56,6 +53,12 @@ TINY_MODEL = """
 """
 
 
+def accept_all(channels: int) -> InputCheck:
+    """An untrained check, for embeddings of ``channels`` numbers: it accepts whatever is not blank or no lung slice."""
+    features = np.random.default_rng(0).normal(0, 1, (4, APPEARANCE + channels))
+    return fit_model(Examples(features, np.repeat([LUNG, "other"], 2), np.arange(4), np.ones(4), np.ones(4) > 0))
+
+
 def pytest_configure() -> None:
     """A shell script that starts tests in the background makes them, and all they start, deaf to interrupts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -65,7 +68,7 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Cropped slices are shared by all tests, and no proxy is asked for what listens here."""
-    with pytest.MonkeyPatch.context() as patch:
+    with Patch.context() as patch:
         patch.setenv("GROUNDGLASS_CACHE", str(tmp_path_factory.mktemp("cache")))
         for name in ("NO_PROXY", "no_proxy"):
             patch.setenv(name, "127.0.0.1,localhost")
@@ -231,6 +234,25 @@ def save_image(path: Path, pixels: int | NDArray[np.uint8] = 90) -> Path:
     return path
 
 
+@cache
+def pixels(seed: int, size: int = 96) -> NDArray[np.uint8]:
+    """A phantom slice, ill where the seed is odd."""
+    return make_phantom(np.random.default_rng(seed), 0.6 * (seed % 2), 0.5, size=size).slice.pixels
+
+
+@cache
+def png(seed: int, size: int = 96) -> bytes:
+    return bytes(cv2.imencode(".png", pixels(seed, size))[1])
+
+
+def make_zip(file: Any, members: Mapping[Any, bytes]) -> Any:
+    """Write a zip into a file of this name or an open one; its members are named by texts or ``ZipInfo``."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file
+
+
 def change_dicom(path: Path, **elements: object) -> None:
     dataset = pydicom.dcmread(path)
     for keyword, value in elements.items():
@@ -274,8 +296,18 @@ class Done(NamedTuple):
 Command = Callable[..., Done]
 
 
+def stop_when(ready: Callable[[], object], words: Sequence[str], by: int = signal.SIGKILL, **options: Any) -> Done:
+    """Start a command and end it as soon as something is ready, unless it has ended by itself."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, **options) as process:
+        wait_for(lambda: ready() or process.poll() is not None, 240)
+        process.send_signal(by)
+        out, err = process.communicate(timeout=240)
+    return Done(process.returncode, out, err)
+
+
 @pytest.fixture
-def run_command(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Command:
+def run_command(monkeypatch: Patch, capfdbinary: pytest.CaptureFixture[bytes]) -> Command:
     """Runs ``groundglass`` with some words in this process: exit status, output and errors."""
 
     def run(*words: object) -> Done:
@@ -310,12 +342,16 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Pa
         yield chrome, downloads
 
 
+def cut_off(browser: Any) -> list[str]:
+    """Whether something of the page that a browser shows is."""
+    return list(browser.execute_script("return document.documentElement.scrollWidth > innerWidth ? ['cut off'] : []"))
+
+
 def page_faults(browser: Any) -> list[Any]:
-    """What axe-core finds on the page that a browser shows, and whether something is cut off."""
+    """What axe-core finds on it, too."""
     browser.execute_script(AXE)
     script = "axe.run(document, {resultTypes: ['violations']}).then(found => arguments[0](found.violations))"
-    cut_off = "return document.documentElement.scrollWidth > window.innerWidth ? ['cut off'] : []"
-    return [*browser.execute_async_script(script), *browser.execute_script(cut_off)]
+    return [*browser.execute_async_script(script), *cut_off(browser)]
 
 
 def accepted_by_others(made: pydicom.Dataset, folder: Path) -> str:
