@@ -2,15 +2,15 @@
 
 import json
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import pytest
-from tests.conftest import Command, wait_for
-from tests.training.conftest import QUICK, command, write_data_set
+from tests.conftest import Command, Patch
+from tests.training.conftest import QUICK, command, kill_after_an_epoch, write_data_set
 
 from groundglass.errors import RunError
 from groundglass.training.recipe import load_recipe
@@ -41,13 +41,8 @@ def train(data: Path, tmp_path: Path, run_command: Command) -> Command:
     return run
 
 
-def test_train_warns_of_what_parts_share_and_trains_all_the_same(
-    data: Path, train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def begin(job: object) -> None:
-        raise RunError("begun")
-
-    monkeypatch.setattr("groundglass.training.train.train_job", begin)
+def test_train_warns_of_what_parts_share(data: Path, train: Command, tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setattr("groundglass.training.train.train_job", Mock(side_effect=RunError("begun")))
 
     def warnings(*more: str, manifest: str = "leaking.csv") -> list[str]:
         _, out, err = train(*more, manifest=manifest)
@@ -86,23 +81,17 @@ def test_a_dry_run_prints_a_recipe_to_train_with(train: Command, tmp_path: Path)
     assert counted == [[part, "phantom", label, size] for part, size in sizes.items() for label in labels]
 
 
-@pytest.mark.parametrize(
-    ("recipe", "options", "said"),
-    [
+def test_options_that_will_not_do_are_refused(train: Command) -> None:
+    for recipe, options, said in (
         ("phantom-demo", "--devices both", "--devices both: expected a number such as 2, or GPUs"),
         ("phantom-demo", "--dry-run --devices 0,2 --accelerator moon", "moon --devices [0, 2]: not on this"),
         ("lungs", "--dry-run", "are for classifiers"),
         ("lungs", "--split random", "are for classifiers"),
         ("lungs", "--devices 2", "are for classifiers"),
         ("lungs", "--lesion-free x", "are for classifiers"),
-    ],
-)
-def test_options_that_will_not_do_are_refused(train: Command, recipe: str, options: str, said: str) -> None:
-    status, _, err = train(*options.split(), recipe=recipe)
-    assert (status, said in err) == (2, True)
-
-
-# The paper's experiments.
+    ):
+        status, _, err = train(*options.split(), recipe=recipe)
+        assert (status, said in err) == (2, True), options
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +128,9 @@ def test_ablation_and_convergence(wards: Path, tmp_path: Path, run_command: Comm
         assert said in out
     mask, without = (saved(tmp_path, f"left-out/{row}-seed-0")["cost"] for row in ("default", "no-mask"))
     assert without["parameters"] < mask["parameters"]
+    _, again, _ = run_command(*words)
+    assert again.count(": exists already") == 2
+    assert saved(tmp_path, "left-out/default-seed-0")["cost"] == mask
     place = tmp_path / "convergence"
     words = arguments("convergence", wards, place, f"--networks {NETWORK} --weights none --seeds 0")
     assert f"| {NETWORK} | none | 0 |" in run_command(*words)[1]
@@ -146,40 +138,32 @@ def test_ablation_and_convergence(wards: Path, tmp_path: Path, run_command: Comm
 
 
 @pytest.mark.slow
-def test_stopped_and_started_again_it_goes_on_where_it_was(wards: Path, tmp_path: Path) -> None:
-    """Two runs, of which the second is stopped."""
-    more = f"--protocols official --networks {NETWORK} --weights none --seeds 0-1"
+def test_stopped_it_goes_on_where_it_was(wards: Path, tmp_path: Path, run_command: Command) -> None:
+    more, name = (
+        f"--protocols official --networks {NETWORK} --weights none --seeds 0",
+        f"official/{NETWORK}-none-seed-0",
+    )
     words = [sys.executable, "-m", "groundglass.cli.main", *arguments("table1", wards, tmp_path, more, 3)]
-    stopped, pipe = tmp_path / f"runs/official/{NETWORK}-none-seed-1", subprocess.PIPE
-    with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True) as process:
-        wait_for((stopped / "checkpoints" / "last.ckpt").exists, 240)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate()
-    assert (process.returncode, "Traceback" in err) == (130, False)
+    run = tmp_path / "runs" / name
+    status, out, err = kill_after_an_epoch(words, run, signal.SIGINT)
+    assert (status, "Traceback" in err) == (130, False)
     assert "stopped; the same command resumes it" in out
-    first, second = (f"official/{NETWORK}-none-seed-{seed}" for seed in (0, 1))
-    before, begun = saved(tmp_path, first), (stopped / "history.csv").read_text().splitlines()[:2]
-    assert not (tmp_path / "results" / f"{second}.json").exists()
-    assert f"[1/2] {first}: exists already" in subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    assert saved(tmp_path, first) == before
-    assert (stopped / "history.csv").read_text().splitlines()[:2] == begun, "its first epoch is not trained again"
-    assert len(saved(tmp_path, second)["history"]) == 3
+    begun = (run / "history.csv").read_text().splitlines()[:2]
+    assert not (tmp_path / "results" / f"{name}.json").exists()
+    assert run_command(*words[3:]).status == 0
+    assert (run / "history.csv").read_text().splitlines()[:2] == begun, "its first epoch is not trained again"
+    assert len(saved(tmp_path, name)["history"]) == 3
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
+def test_one_line(tmp_path: Path, monkeypatch: Patch, run_command: Command) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words, message in (
         ("table1", "name the data set with --data"),
         ("table1 --render-only --output nowhere", "nowhere: holds no result of a run yet"),
         ("table1 --data nowhere --lesion-free x", "nowhere: no such folder or file"),
         ("table1 --data . --seeds a", "--seeds a: expected a range"),
         ("table1 --data . --networks ,", "expected words with commas"),
         ("convergence --data . --weights no.safetensors", "'no.safetensors': no such file; kinds are"),
-    ],
-)
-def test_one_line_says_what_is_wrong(
-    words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: Command
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    status, _, err = run_command("paper", *words.split())
-    assert (status, message in err, len(err.splitlines())) == (2, True, 1)
+    ):
+        status, _, err = run_command("paper", *words.split())
+        assert (status, message in err, len(err.splitlines())) == (2, True, 1), words

@@ -1,7 +1,6 @@
 """A small data set of phantoms, recipes that train in seconds, a network of one's own, and a run that tests share."""
 
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tests.conftest import wait_for
+from tests.conftest import Done, stop_when
 from torch import Tensor, nn
 
 from groundglass.imaging.phantom import make_phantom, write_png
@@ -42,10 +41,7 @@ class Small(nn.Module):
 
 
 def write_data_set(folder: Path, count: int, size: int, place: Callable[[int], str]) -> None:
-    """Healthy and diseased phantoms in turn, each a patient of its own, with a manifest.
-
-    ``place`` gives a phantom's source and part by its number, as they stand in the manifest.
-    """
+    """Healthy and diseased phantoms in turn, each a patient of its own; ``place`` gives the source and part of each."""
     lines = ["path,label,patient_id,source,split"]
     for number in range(count):
         label = ("NonCOVID", "COVID")[number % 2]
@@ -69,13 +65,9 @@ def command(name: str, data: Path, output: Path, settings: Sequence[str], *more:
     return [*start, "--output", str(output), *overrides, *more]
 
 
-def kill_after_an_epoch(command: list[str], run: Path, by: int = signal.SIGKILL) -> tuple[int, str]:
-    """Start a training and end it as soon as there is a checkpoint to resume from: exit status and standard error."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: (run / "checkpoints" / "last.ckpt").exists() or process.poll() is not None, 240)
-    process.send_signal(by)
-    said = process.communicate()[1]
-    return process.returncode, said
+def kill_after_an_epoch(command: list[str], run: Path, by: int = signal.SIGKILL) -> Done:
+    """Start a training and end it as soon as there is a checkpoint to resume from."""
+    return stop_when((run / "checkpoints" / "last.ckpt").exists, command, by)
 
 
 def assert_same_weights(one: Path, other: Path, tolerance: float = 0.0) -> None:

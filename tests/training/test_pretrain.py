@@ -19,12 +19,9 @@ from groundglass.training.c2l import BACKBONE, C2L, info_nce, pretrain, unlabell
 from groundglass.training.recipe import load_pretrain_recipe
 from groundglass.training.run import WEIGHTS, read_history, read_info
 
-from .conftest import assert_same_weights, command, job, kill_after_an_epoch
+from .conftest import QUICK, assert_same_weights, command, job, kill_after_an_epoch
 
-SETTINGS = (
-    *("network.weights=none", "preprocessing.size=64", "training.batch_size=8", "training.epochs=4"),
-    "contrast={hidden: 16, dimensions: 8, momentum: 0.9}",
-)
+SETTINGS = (*QUICK[:3], "training.epochs=4", "contrast={hidden: 16, dimensions: 8, momentum: 0.9}")
 SMALL = load_pretrain_recipe("c2l", SETTINGS)
 
 
