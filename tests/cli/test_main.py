@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import Command, without
-from tests.experiments.results_factory import seeds, write
+from tests.conftest import Command, Patch, without
+from tests.experiments.test_experiments import seeds, write
 from typer import Context
 from typer.main import get_command
 
@@ -22,20 +22,13 @@ from groundglass.data.phantoms import write_phantoms
 from groundglass.models.catalogue import entries
 from groundglass.training.recipe import recipe_names
 
-WITHOUT_TORCH = f"{without('torch')}\nfrom groundglass.cli.main import main\nmain()"
+MAIN = "from groundglass.cli.main import main\nmain()"
 NEEDED = "error: this command needs torch: `pip install '.[train]'` in a clone of groundglass brings it"
 
 
-def groundglass(
-    *arguments: object, start: tuple[str, ...] = ("-m", "groundglass.cli.main")
-) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, *start, *map(str, arguments)]
+def groundglass(*arguments: object, code: str = MAIN) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
-
-
-def test_version() -> None:
-    done = groundglass("--version")
-    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"groundglass {__version__}\n")
 
 
 def test_libraries_are_heard_only_when_asked_for(tmp_path: Path, tiny_bundle: Path) -> None:
@@ -63,10 +56,10 @@ def test_libraries_are_heard_only_when_asked_for(tmp_path: Path, tiny_bundle: Pa
         ("paper table1 --render-only --output results", ""),
     ],
 )
-def test_without_torch(words: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torch(words: str, said: str, tmp_path: Path, monkeypatch: Patch) -> None:
     write(tmp_path / "results", *seeds("vgg-16-none", 1.0, experiment="table1"))
     monkeypatch.chdir(tmp_path)
-    done = groundglass(*words.split(), start=("-c", WITHOUT_TORCH))
+    done = groundglass(*words.split(), code=f"{without('torch')}\n{MAIN}")
     assert done.returncode == (2 if said else 0), done.stderr
     assert done.stderr.startswith(said)
     assert len(done.stderr.splitlines()) == bool(said)
@@ -75,7 +68,7 @@ def test_without_torch(words: str, said: str, tmp_path: Path, monkeypatch: pytes
         assert Path("results/table1.md").read_text().strip() == done.stdout.strip()
 
 
-def test_lists_and_completion(run_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_lists_and_completion(run_command: Command, monkeypatch: Patch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
 
     def said(words: str) -> str:
@@ -83,6 +76,7 @@ def test_lists_and_completion(run_command: Command, monkeypatch: pytest.MonkeyPa
         assert status == 0, err
         return out
 
+    assert run_command("--version") == (0, f"groundglass {__version__}\n", "")
     networks, recipes = said("models"), said("models --recipes")
     assert "160 x 160" in networks
     (lite0,) = [line for line in networks.splitlines() if "mask-efficientnet-lite0" in line]
@@ -94,9 +88,6 @@ def test_lists_and_completion(run_command: Command, monkeypatch: pytest.MonkeyPa
     assert "pretrain --recipe c2l " in recipes
     offered = [words for words in ("--help", "data audit --help", "train --help") if "--install-c" in said(words)]
     assert offered == ["--help"], "completion is of the program, not of its commands"
-
-
-# Data sets.
 
 
 @pytest.fixture(scope="module")
@@ -126,24 +117,21 @@ def test_audit(manifest: str, tmp_path: Path, run_command: Command) -> None:
     assert (audited["summary"]["copies"], audited["shortcuts"]) == (1, None)
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
+def test_one_line(manifest: str, tmp_path: Path, run_command: Command) -> None:
+    unsplit = tmp_path / "manifest.csv"
+    unsplit.write_text(f"path,label\n{Path(manifest).parent / 'NonCOVID' / 'again.png'},COVID\n")
+    for words, said in (
         ("describe /nowhere/at/all", "/nowhere/at/all: no such folder or file"),
         ("download covid-ct --output {tmp} --base-url http://127.0.0.1:9", "no connection"),
         ("audit {unsplit} --fail-on leakage", "leakage cannot be checked: no slice is in a part"),
         ("audit {manifest} --split mine", "split 'mine' is unknown"),
         ("audit {manifest} --split leave-source-out:phantom", "every slice is of these sources"),
-    ],
-)
-def test_one_line(manifest: str, tmp_path: Path, words: str, said: str, run_command: Command) -> None:
-    unsplit = tmp_path / "manifest.csv"
-    unsplit.write_text(f"path,label\n{Path(manifest).parent / 'NonCOVID' / 'again.png'},COVID\n")
-    named = (each.format(manifest=manifest, unsplit=unsplit, tmp=tmp_path) for each in words.split())
-    status, _, err = run_command("data", *named)
-    *_, error = err.splitlines()  # after the progress of a download
-    assert (status, error[:7], err.count("error: "), "Traceback" in err) == (2, "error: ", 1, False)
-    assert said in error
+    ):
+        named = (each.format(manifest=manifest, unsplit=unsplit, tmp=tmp_path) for each in words.split())
+        status, _, err = run_command("data", *named)
+        *_, error = err.splitlines()  # after the progress of a download
+        assert (status, error[:7], err.count("error: "), "Traceback" in err) == (2, "error: ", 1, False)
+        assert said in error
 
 
 def takers(command: Any, name: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:

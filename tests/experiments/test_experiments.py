@@ -5,7 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,31 +14,87 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from tests.experiments.results_factory import document, seeds, write
-from tests.training.conftest import write_data_set
+from tests.conftest import Patch
+from tests.training.conftest import QUICK, write_data_set
 
 from groundglass.data.load import load_dataset, load_pool
 from groundglass.data.manifest import Label, read_record
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, GroundglassError, RecipeError, RunError, WeightsError
 from groundglass.evaluation.bootstrap import Resampling
-from groundglass.evaluation.metrics import compute_metrics
+from groundglass.evaluation.metrics import TITLES, compute_metrics
 from groundglass.evaluation.paired import delong_test, holm, mcnemar_test
 from groundglass.experiments import plan, runner
+from groundglass.experiments import results as stored
 from groundglass.experiments.comparison import PairedRows
 from groundglass.experiments.plan import Task, ablation_tasks, table1_tasks, variants
 from groundglass.experiments.results import complete, read_run_result, read_run_results, write_run_result
 from groundglass.experiments.runner import ExperimentPaths, check, run_all
 from groundglass.experiments.tables import render_convergence, render_rows, render_seeds
+from groundglass.files import write_text
 from groundglass.training.recipe import AugmentationSection, Recipe, load_recipe
 from groundglass.training.run import Run
 
+# Results without training: what a row predicts of each slice is drawn from a skill.
+MACHINE = {"system": "Linux", "architecture": "x86_64", "cores": 2, "accelerator": "none"}
+RUN = {"counts": {"train": 400, "val": 100}, "machine": MACHINE, "versions": {"torch": "2.9"}, "threads": 2}
+RECIPE = {
+    "preprocessing": {"size": 160, "crop": False, "normalisation": "zero-mean"},
+    "optimiser": {"lr": 0.0003},
+    "synthesis": {"slices_per_epoch": 320, "severity": [0.08, 0.8]},
+    "training": {"epochs": 14, "batch_size": 32},
+}
 DEFAULT, PAPER = load_recipe("mask-efficientnet"), load_recipe("paper")
 LITE, MASK, VGG = "efficientnet-lite0", "mask-efficientnet-lite0", "vgg-16-none"
-QUICK = (
-    *("preprocessing.size=64", "training.batch_size=8", "training.epochs=2", "training.ema_decay=0.5"),
-    "synthesis.slices_per_epoch=0",
-)
+SETTINGS = (*QUICK[1:], "training.epochs=2", "synthesis.slices_per_epoch=0")  # weights are named
+
+
+def document(
+    row: str, skill: float, *, seed: int = 0, experiment: str = "table1", protocol: str = "official",
+    parts: Sequence[str] = ("test",), network: str | None = None, weights: str = "none",
+    fold: int | None = None, folds: int = 1, **changes: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """A result whose logits are ``skill`` apart between the classes of 100 slices, two of each of 50 patients."""
+    label = np.random.default_rng(7).permutation(50).repeat(2) % 2
+    chosen = [index for index in range(100) if fold is None or index // 2 % folds == fold - 1]
+    predictions = {}
+    for number, part in enumerate(parts):
+        noise = np.random.default_rng([seed, sum(map(ord, row)), number]).normal(size=100)
+        logit = ((label - 0.5) * skill + noise).astype(np.float32)
+        predictions[part] = [
+            [f"{each:04}.png", "COVID" if label[each] else "NonCOVID", f"p{each // 2}", float(logit[each])]
+            for each in chosen
+        ]
+    network = network or row.removesuffix(f"-{weights}")
+    title = row if experiment == "ablation" else f"{network} ({weights})"
+    identity = stored.Identity(experiment, protocol, row, title, seed, fold, None if fold is None else folds)
+    own = {"name": network, "network": {"name": network, "weights": weights}}
+    metrics = {name: {"value": 0.8 + seed / 100} for name in TITLES}
+    measured = {"slices": 100, "patients": 50, "metrics": metrics, "warnings": []}
+    known = {"format": stored.FORMAT, "network": network, "weights": weights, "pretraining": None}
+    return {
+        **asdict(identity),
+        **known,
+        "split": {"specification": protocol, "train_and_val": "0" * 64, "parts": {}},
+        "run": {"seed": seed, "split": protocol, "data": "drawn", "training_seconds": 120.0 + seed, **RUN},
+        "cost": {"parameters": 3_400_000, "macs": 200_000_000, "input_size": 160},
+        "recipe": {**own, **{section: dict(fields) for section, fields in RECIPE.items()}},
+        "history": [{"epoch": float(epoch), "val_loss": 0.7, "val_auc": 0.5} for epoch in range(14)],
+        "parts": {part: dict(measured) for part in parts},
+        "predictions": predictions,
+        **changes,
+    }
+
+
+def write(folder: Path, *documents: dict[str, Any]) -> Path:
+    for each in documents:
+        name = stored.Identity(**{key: each[key] for key in stored.Identity.__dataclass_fields__}).name
+        write_text(folder / f"{name}.json", json.dumps(each, ensure_ascii=False))
+    return folder
+
+
+def seeds(row: str, skill: float, which: Sequence[int] = (0, 1, 2), **changes: Any) -> list[dict[str, Any]]:
+    return [document(row, skill, seed=seed, **changes) for seed in which]
 
 
 def differing(recipe: Recipe, other: Recipe) -> set[str]:
@@ -148,11 +204,11 @@ def paths(data: Path, tmp_path: Path) -> ExperimentPaths:
 
 
 def tasks(*protocols: str, numbers: Sequence[int] = (0,), more: Sequence[str] = ()) -> list[Task]:
-    return table1_tasks(protocols or ("official",), [LITE], ["none"], numbers, [*QUICK, *more])
+    return table1_tasks(protocols or ("official",), [LITE], ["none"], numbers, [*SETTINGS, *more])
 
 
 @pytest.fixture
-def untrained(monkeypatch: pytest.MonkeyPatch) -> Mock:
+def untrained(monkeypatch: Patch) -> Mock:
     """No training, but calls for it."""
     monkeypatch.setattr(runner, "_work", called := Mock(side_effect=RunError("no training here")))
     return called
@@ -203,7 +259,7 @@ def test_c2l_weights_are_kept_with_what_they_saw(paths: ExperimentPaths, tmp_pat
     (file := tmp_path / "backbone.safetensors").touch()
     seen = {"kind": "pretraining", "network": LITE, "data": "covid-ct", "split": "official", "slices": 1300}
     (tmp_path / "run.json").write_text(json.dumps({**seen, "machine": "left out"}))
-    task, moved = (table1_tasks(["official"], [LITE], [kind], [0], QUICK)[0] for kind in (str(file), "c2l"))
+    task, moved = (table1_tasks(["official"], [LITE], [kind], [0], SETTINGS)[0] for kind in (str(file), "c2l"))
     info, rows = ({"split": "official", "seed": 0, "data": [paths.data[0].name]}, [{"epoch": 1.0, "val_loss": 0.5}])
     trained: Any = SimpleNamespace(path=Path("runs/first"), info=info, history=lambda: rows)
     write_run_result(runner.gather(paths.result(task), task, trained, {}))
@@ -217,13 +273,13 @@ def test_c2l_weights_are_kept_with_what_they_saw(paths: ExperimentPaths, tmp_pat
         runner.gather(paths.result(task), task, trained, {})
 
 
-def test_a_fault_stops_no_other(paths: ExperimentPaths, untrained: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_stops_no_other(paths: ExperimentPaths, untrained: Mock, monkeypatch: Patch) -> None:
     def no_hub(_: object, weights: str) -> None:
         if weights == "imagenet":
             raise WeightsError("no hub here")
 
     monkeypatch.setattr("groundglass.models.weights.read_weights", no_hub)
-    (missing,) = table1_tasks(["official"], ["resnet-18"], ["imagenet"], [0], QUICK)
+    (missing,) = table1_tasks(["official"], ["resnet-18"], ["imagenet"], [0], SETTINGS)
     (painted,) = tasks(numbers=(2,), more=["synthesis.slices_per_epoch=8"])
     listed, said = tasks("official", "random", numbers=(0, 1)), list[str]()
     assert run_all([missing, *listed, painted], paths, said.append) == [task.name for task in listed]
@@ -415,10 +471,8 @@ def test_what_differs_is_said(results: Path) -> None:
     odd["parts"]["test"]["warnings"] = ["97 of 187 slices belong to known patients."]
     write(results, odd, document("squeezenet-none", 1.0))
     paper, official = render_rows(results).split("**official-test**")
-    for words in (
-        "vgg-16 (none) differs in `training.epochs=3`, `trainer.precision=bf16-mixed`.",
-        "| squeezenet (none) |",
-    ):
+    differs = "vgg-16 (none) differs in `training.epochs=3`, `trainer.precision=bf16-mixed`."
+    for words in (differs, "| squeezenet (none) |"):
         assert words in official
         assert words not in paper
     assert "known patients" not in official, "only what every run warned of"
