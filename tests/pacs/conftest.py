@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 import requests
-from tests.conftest import Asked, Said, Server, change_dicom, wait_for
+from tests.conftest import BIRTH, ID, NAME, Asked, Patch, Said, Server, change_dicom, wait_for
 
 from groundglass.imaging.phantom import make_series, write_dicom
 from groundglass.inference.classifier import Classifier
@@ -22,11 +22,10 @@ from groundglass.pacs.client import Archive
 from groundglass.pacs.worker import Poll, SeriesProcessor
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-NAME, ID = "Zwiebelfisch^Xaver", "MRN-4711-XZ"
 
 
 @pytest.fixture(autouse=True)
-def _no_credentials_nor_proxies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_credentials_nor_proxies(monkeypatch: Patch, tmp_path: Path) -> None:
     for name in ("TOKEN", "USER", "PASSWORD"):
         monkeypatch.delenv(f"GROUNDGLASS_PACS_{name}", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
@@ -139,7 +138,7 @@ def series(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / "series" / f"{number}.dcm" for number in range(5)]
     for phantom, path in zip(make_series(np.random.default_rng(5), 5, 0.5, 256), paths, strict=True):
         write_dicom(phantom, path)
-        change_dicom(path, PatientName=NAME, PatientID=ID, PatientBirthDate="19310719")
+        change_dicom(path, PatientName=NAME, PatientID=ID, PatientBirthDate=BIRTH)
     return paths
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import Asked, Said, Server
+from tests.conftest import Asked, Patch, Said, Server
 from tests.pacs.test_report import heat_map_of
 
 from groundglass.errors import PacsError, PacsRefusedError, PacsUnavailableError
@@ -20,6 +20,11 @@ from groundglass.pacs.client import Archive, InstanceEntry, SeriesEntry
 SERIES = SeriesEntry("1.2", "1.2.3", "CT", 1)
 INSTANCE = InstanceEntry("1.2.840.10008.5.1.4.1.1.2", "1.2.3.4", 1)
 STUDY_UID, SERIES_UID, SOP_UID, SOP_CLASS = "0020000D", "0020000E", "00080018", "00080016"
+FAILED = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xA700]}}]}}
+FAILED_XML = (
+    b"<NativeDicomModel><DicomAttribute tag='00081198'><Item><DicomAttribute tag='00081197'><Value>42752"
+    b"</Value></DicomAttribute></Item></DicomAttribute></NativeDicomModel>"
+)
 
 
 def entry(values: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +38,7 @@ def multipart(content: bytes, boundary: str = "xYz") -> Said:
 
 
 @pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def waits(monkeypatch: Patch) -> list[float]:
     """Seconds that were to be waited; nobody does."""
     waits: list[float] = []
     monkeypatch.setattr("time.sleep", waits.append)
@@ -50,9 +55,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         (Said.json(["dc961f82"]), "not a DICOMweb service"),
     ],
 )
-def test_what_is_wrong_is_said_at_once_and_no_token_repeated(
-    server: Server, said: Said, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_wrong_is_said_at_once(server: Server, said: Said, words: str, monkeypatch: Patch) -> None:
     server.says(said)
     monkeypatch.setenv("GROUNDGLASS_PACS_TOKEN", "hunter2")
     with pytest.raises(PacsError, match=words) as caught:
@@ -62,9 +65,7 @@ def test_what_is_wrong_is_said_at_once_and_no_token_repeated(
     assert len(server.asked) == 1
 
 
-def test_credentials_come_from_the_environment_or_netrc(
-    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_credentials_come_from_the_environment_or_netrc(server: Server, monkeypatch: Patch, tmp_path: Path) -> None:
     server.says(Said.json([]))
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login nina password netrc-word\n")
     (tmp_path / "netrc").chmod(0o600)
@@ -87,9 +88,7 @@ def test_credentials_come_from_the_environment_or_netrc(
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
 @pytest.mark.parametrize("ask", [Archive.check, lambda archive: archive.store(heat_map_of())])
-def test_faults_are_waited_out_as_the_server_says(
-    server: Server, status: int, ask: Callable[[Archive], None], waits: list[float]
-) -> None:
+def test_faults_are_waited_out(server: Server, status: int, ask: Callable[[Archive], None], waits: list[float]) -> None:
     told: list[str] = []
     server.says(Said(status, headers={"Retry-After": "2"}), Said.json([]) if ask is Archive.check else Said())
     ask(Archive(server.url, on_wait=told.append))
@@ -136,7 +135,7 @@ def test_what_is_no_uid_never_becomes_part_of_a_url(server: Server, uid: str) ->
 
 
 @pytest.mark.parametrize("boundary", ["xYz", '"xYz"', None])
-def test_an_image_comes_as_it_was_stored(server: Server, boundary: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_comes_as_it_was_stored(server: Server, boundary: str | None, monkeypatch: Patch) -> None:
     content = b"DICM\r\n--not the end\r\n\r\n\x00\xff"
     plain = Said(body=content, headers={"Content-Type": "application/dicom"})
     server.says(multipart(content, boundary) if boundary else plain)
@@ -151,9 +150,7 @@ def test_an_image_comes_as_it_was_stored(server: Server, boundary: str | None, m
 
 @pytest.mark.parametrize("cut", [0, 30, 60])
 @pytest.mark.parametrize("announced", [True, False])
-def test_a_transfer_that_breaks_off_is_done_again(
-    server: Server, cut: int, waits: list[float], announced: bool
-) -> None:
+def test_a_transfer_that_breaks_off_is_repeated(server: Server, cut: int, waits: list[float], announced: bool) -> None:
     whole = multipart(b"x" * 100)
     body, cut_off = (whole.body, cut) if announced else (whole.body[:cut], None)
     server.says(Said(200, body, whole.headers, cut_off), whole)
@@ -161,16 +158,8 @@ def test_a_transfer_that_breaks_off_is_done_again(
     assert (len(server.asked), waits) == (2, [0.5])
 
 
-FAILED = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xA700]}}]}}
-FAILED_XML = (
-    b"<NativeDicomModel><DicomAttribute tag='00081198'><Item><DicomAttribute tag='00081197'><Value>42752"
-    b"</Value></DicomAttribute></Item></DicomAttribute></NativeDicomModel>"
-)
-
-
-@pytest.mark.parametrize(
-    ("kind", "body", "reason"),
-    [
+def test_what_is_said_of_an_upload(server: Server) -> None:
+    for kind, body, reason in (
         ("application/dicom+json", None, "409"),
         ("application/dicom+json", json.dumps(FAILED).encode(), "0xa700"),
         ("application/json; charset=utf-8", json.dumps([FAILED]).encode(), "0xa700"),
@@ -183,16 +172,12 @@ FAILED_XML = (
         ("application/dicom+xml", b"<NativeDicomModel/>", None),
         ("application/dicom+json", b"[]", "cannot be understood"),
         ("text/plain", b"", None),
-    ],
-)
-def test_what_is_said_of_an_upload(server: Server, kind: str, body: bytes | None, reason: str | None) -> None:
-    server.says(Said(409) if body is None else Said(200, body, {"Content-Type": kind}))
-    with nullcontext() if reason is None else pytest.raises(PacsRefusedError, match=reason):
-        Archive(server.url).store(heat_map_of())
-    assert [asked.headers["Accept"] for asked in server.asked] == ["application/dicom+json"]
-
-
-def test_an_upload_that_is_redirected_is_not_taken_for_stored(server: Server) -> None:
+    ):
+        server.asked.clear()
+        server.says(Said(409) if body is None else Said(200, body, {"Content-Type": kind}))
+        with nullcontext() if reason is None else pytest.raises(PacsRefusedError, match=reason):
+            Archive(server.url).store(heat_map_of())
+        assert [asked.headers["Accept"] for asked in server.asked] == ["application/dicom+json"]
     server.says(Said(301, headers={"Location": server.url}))
     with pytest.raises(PacsError, match="redirects an upload; name the address that it leads to"):
         Archive(server.url).store(heat_map_of())
@@ -233,12 +218,11 @@ def test_odd_values_in_a_listing(server: Server) -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not here")
-def test_certificates_are_verified(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_certificates_are_verified(server: Server, monkeypatch: Patch, tmp_path: Path) -> None:
     certificate, key = (str(tmp_path / name) for name in ("certificate.pem", "key.pem"))
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-    )
-    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    named = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, *named]
+    subprocess.run(command, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.http.socket = context.wrap_socket(server.http.socket, server_side=True)

@@ -1,6 +1,9 @@
-"""A real archive is answered: what is stored, once and only once, whatever happens on the way."""
+"""A real archive is answered, once and only once, whatever happens on the way; the command as its user meets it."""
 
+import itertools
 import json
+import shutil
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -10,13 +13,21 @@ from types import SimpleNamespace
 import numpy as np
 import pydicom
 import pytest
-from tests.conftest import Asked, Said, Server, accepted_by_others, change_dicom
-from tests.pacs.conftest import ID, NAME, Orthanc
+from tests.conftest import ID, NAME, Asked, Command, Patch, Said, Server, accepted_by_others, change_dicom, wait_for
+from tests.pacs.conftest import Orthanc
 from tests.pacs.test_report import words
 
 from groundglass.pacs.worker import SeriesResult, State
 
 SLICES = 5
+EXAMPLE = Path(__file__).parents[2] / "examples" / "orthanc"
+ERRORS = {
+    **dict.fromkeys(("pacs/web", "ftp://pacs", "https://", "https://pacs/x?y=z"), "expected the URL"),
+    "http://u:hunter2@pacs/dicom-web": "do not belong into a URL",
+    "http://127.0.0.1:9/dicom-web --retry 0": "cannot be reached",
+    "http://pacs/dicom-web --study 1.2 --watch": "--watch",
+    "http://pacs/dicom-web --since yesterday": "20260131",
+}
 
 
 def states(results: Iterable[SeriesResult]) -> list[State]:
@@ -154,9 +165,7 @@ def test_a_restarted_server_loses_nothing(proxy: Server, orthanc: Orthanc, study
 
 
 @pytest.mark.slow
-def test_watching_sees_what_comes_in_and_survives_restarts(
-    orthanc: Orthanc, series: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_watching_survives_restarts(orthanc: Orthanc, series: list[Path], monkeypatch: Patch) -> None:
     happens: list[Callable[[], object]] = [lambda: orthanc.put(*series[:2]), lambda: orthanc.put(*series)]
     happens += [str, orthanc.kill, orthanc.start]
     seen: list[State] = []
@@ -189,3 +198,71 @@ def test_a_series_that_cannot_be_answered_rests(proxy: Server, orthanc: Orthanc,
     proxy.answer = pass_on
     assert states(going.all()) == [State.POSTPONED]
     assert states(going.all()) == [State.REPORTED]
+
+
+@pytest.fixture
+def run(tiny_bundle: Path, run_command: Command) -> Command:
+    """Runs the command in this process with the tiny bundle."""
+    return lambda *words: run_command("pacs", "--bundle", tiny_bundle, "--threads", "1", "--dicomweb", *words)
+
+
+def test_a_study_is_answered_once_and_nobody_is_named(run: Command, orthanc: Orthanc, study: str) -> None:
+    status, out, err = run(orthanc.url, "--study", study)
+    assert status == 0, err
+    for told in (": 5 slices: 5 classified", "series score", "1 CT series: 1 reported. Research use only"):
+        assert told in out
+    status, again, quiet = run(orthanc.url, "--study", study)
+    assert (status, "1 already reported" in again, quiet) == (0, True, "")
+    assert not [secret for secret in (*NAME.split("^"), ID, "19310719") if secret in out + err + again]
+    status, _, err = run(orthanc.url, "--study", "1.2.3")
+    assert (status, "has no study 1.2.3" in err) == (2, True)
+
+
+@pytest.mark.usefixtures("study")
+def test_the_next_run_does_what_was_postponed(run: Command, proxy: Server, orthanc: Orthanc) -> None:
+    pass_on, stored = proxy.answer, itertools.count()
+    proxy.answer = lambda asked: Said(503) if asked.method == "POST" and next(stored) >= 2 else pass_on(asked)
+    status, out, err = run(proxy.url, "--retry", "0")
+    assert (status, "1 postponed" in out, "postponed" in err, "503" in err) == (3, True, True, True)
+    assert not orthanc.objects("SR"), "without all the rest there is no report"
+    proxy.answer = pass_on
+    assert run(proxy.url)[0] == 0
+    assert orthanc.counted() == [1, 5, 1]
+
+
+@pytest.mark.parametrize("words", ERRORS)
+def test_an_error_is_one_line(run: Command, words: str) -> None:
+    status, out, err = run(*words.split())
+    assert (status, out, err.strip().count("\n")) == (2, "", 0)
+    assert ERRORS[words] in err
+    assert "hunter2" not in err
+
+
+def test_without_the_extra_the_command_says_how_to_get_it(run: Command, monkeypatch: Patch) -> None:
+    for name in ("client", "worker"):
+        monkeypatch.delitem(sys.modules, f"groundglass.pacs.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "requests", None)
+    status, _, err = run("http://pacs/dicom-web")
+    assert (status, "pip install '.[pacs]'" in err) == (2, True)
+
+
+def test_the_example_of_an_orthanc(tmp_path: Path, tiny_bundle: Path, series: list[Path], monkeypatch: Patch) -> None:
+    """It reports arriving chest CT alone."""
+    command = f"'{sys.executable}' -m groundglass.cli.main pacs --bundle '{tiny_bundle}'"
+    monkeypatch.setenv("GROUNDGLASS_PACS", command)
+    example = json.loads((EXAMPLE / "orthanc.json").read_text())
+    scripts = [str(EXAMPLE / name) for name in example["LuaScripts"]]
+    orthanc = Orthanc(tmp_path, {**example, "StableAge": 1, "LuaScripts": scripts})
+    foot = Path(shutil.copy(series[0], tmp_path / "foot.dcm"))
+    uids = {"StudyInstanceUID": "1.9", "SeriesInstanceUID": "1.9.1", "SOPInstanceUID": "1.9.2"}
+    change_dicom(foot, **uids, PatientID="another", BodyPartExamined="FOOT")
+    orthanc.start()
+    try:
+        orthanc.put(foot)
+        study = orthanc.put(*series)
+        wait_for(lambda: orthanc.objects("SR"))
+        (report,) = orthanc.objects("SR")
+        assert report.StudyInstanceUID == study
+        assert len(orthanc.objects("OT")) == len(series)
+    finally:
+        orthanc.kill()
