@@ -6,35 +6,22 @@ import os
 import socket
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import httpx
-import numpy as np
 import pytest
-from tests.conftest import wait_for
-
-from groundglass.imaging.phantom import make_phantom
+from tests.conftest import make_zip, png, wait_for
 
 PATIENCE = 60
 MIB = 2**20
 FORM = {"Content-Type": "multipart/form-data; boundary=0123456789"}
 TOKEN = "not-the-only-token-there-is"  # noqa: S105
+PNG = png(1)
 Sent = tuple[str, bytes]  # the name and the content of a file
-
-
-def picture(seed: int, size: int = 96) -> bytes:
-    """A PNG of a phantom."""
-    pixels = make_phantom(np.random.default_rng(seed), 0.6 * (seed % 2), 0.5, size=size).slice.pixels
-    return bytes(cv2.imencode(".png", pixels)[1])
-
-
-PNG = picture(1)
 
 
 @dataclass
@@ -133,15 +120,9 @@ class Running:
         return self.process.wait(PATIENCE)
 
 
-def packed(members: Mapping[str, bytes], mode: int = 0) -> bytes:
+def packed(members: Mapping[Any, bytes]) -> bytes:
     """A zip."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            member = zipfile.ZipInfo(name)
-            member.compress_type, member.external_attr = zipfile.ZIP_DEFLATED, mode << 16
-            archive.writestr(member, content)
-    return stream.getvalue()
+    return bytes(make_zip(io.BytesIO(), members).getvalue())
 
 
 Start = Callable[..., Running]

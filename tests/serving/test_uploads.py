@@ -14,8 +14,8 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from tests.conftest import wait_for
-from tests.serving.conftest import FORM, MIB, PATIENCE, PNG, Running, Start, is_problem, packed, picture
+from tests.conftest import Patch, png, wait_for
+from tests.serving.conftest import FORM, MIB, PATIENCE, PNG, Running, Start, is_problem, packed
 
 CLIENTS = 6
 CLASSIFY = """
@@ -311,7 +311,7 @@ def test_results_are_forgotten_after_a_while(tight: Running) -> None:
 
 
 def test_results_share_bounded_memory_and_the_oldest_are_forgotten(start: Start) -> None:
-    service, content = start("--keep-mib", "1"), picture(1, size=512)
+    service, content = start("--keep-mib", "1"), png(1, size=512)
 
     def kept(count: int) -> dict[str, Any]:
         """A new result of so many slices."""
@@ -353,14 +353,13 @@ def ask(service: Running, content: bytes, outcomes: Counter[str]) -> None:
                 outcomes[failed] += 1
 
 
-def test_it_opens_its_page_and_under_load_no_accepted_request_is_lost(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_under_load_no_accepted_request_is_lost(start: Start, tmp_path: Path, monkeypatch: Patch) -> None:
+    """And it opens its page."""
     browser, opened = tmp_path / "browser", tmp_path / "opened"
     browser.write_text(f'#!/bin/sh\necho "$1" > {opened}\n')
     browser.chmod(0o755)
     monkeypatch.setenv("BROWSER", f"{browser} %s")
-    service, outcomes, content = start("--open"), Counter[str](), form(picture(1, size=256))
+    service, outcomes, content = start("--open"), Counter[str](), form(png(1, size=256))
     wait_for(lambda: opened.exists() and opened.read_text() == f"{service.url}/\n")
     clients = [threading.Thread(target=ask, args=(service, content, outcomes)) for _ in range(CLIENTS)]
     for client in clients:
@@ -381,40 +380,31 @@ def test_it_opens_its_page_and_under_load_no_accepted_request_is_lost(
     assert service.says_where_it_is()
 
 
-def test_an_upload_that_had_begun_is_finished(start: Start) -> None:
-    service, content = start("--drain-seconds", "0.2"), form(PNG)
+def test_while_it_ends_it_is_not_ready_and_what_had_begun_is_finished(start: Start) -> None:
+    service, content = start("--drain-seconds", "4"), form(PNG)
     with service.connection(content, 300) as opened, service.connection() as idle:
         wait_for(lambda: service.gauge("uploads_in_flight") == 1)
         service.process.terminate()
-        wait_for(lambda: service.log("ending") != [])
-        time.sleep(0.8)
+        wait_for(lambda: service.get("/readyz").status_code == 503)
+        answer = service.get("/readyz")
+        assert answer.headers["connection"] == "close"
+        assert int(answer.headers["retry-after"]) > 0
+        assert service.get("/healthz").status_code == 200
+        assert service.post(SMALL).status_code == 200
+        assert everything(idle) == b"", "closed when that time is over"
         opened.sendall(content[300:])
-        answer = everything(opened)
-        assert everything(idle) == b""
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert b"connection: close" in answer
+        finished = everything(opened)
+    assert finished.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in finished
     assert service.process.wait(PATIENCE) == 0
-
-
-def test_while_it_ends_it_is_not_ready(start: Start) -> None:
-    service = start("--drain-seconds", "600")  # longer than stop() waits
-    service.process.terminate()
-    wait_for(lambda: service.get("/readyz").status_code == 503)
-    answer = service.get("/readyz")
-    assert answer.headers["connection"] == "close"
-    assert int(answer.headers["retry-after"]) > 0
-    assert service.get("/healthz").status_code == 200
-    assert service.post(("a.png", PNG)).status_code == 200
-    assert service.stop() == 0, "a second signal ends it at once"
 
 
 def test_the_next_service_removes_what_a_killed_one_left_and_nothing_else(start: Start) -> None:
     killed = start()
     (own,) = killed.uploads.iterdir()
     assert stat.S_IMODE(own.stat().st_mode) == 0o700
-    elsewhere, new, link = (
-        killed.uploads / name for name in ("other", "groundglass-serve-new", "groundglass-serve-link")
-    )
+    names = ("other", "groundglass-serve-new", "groundglass-serve-link")
+    elsewhere, new, link = (killed.uploads / name for name in names)
     new.mkdir()
     elsewhere.mkdir()
     (elsewhere / "file").touch()
