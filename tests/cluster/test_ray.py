@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from itertools import chain, islice
@@ -18,7 +17,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
-from tests.conftest import Command, wait_for
+from tests.conftest import Command, Patch, make_zip, wait_for
 
 from groundglass.cluster.ray import LARGEST, RayClassifier, ray_session
 from groundglass.errors import DataError, PredictionError
@@ -30,7 +29,6 @@ from groundglass.inference.prediction import Prediction, Status
 # Not imported here: Ray must be told to keep to this machine before it is.
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 Spread = Callable[..., list[Prediction]]
-Patch = pytest.MonkeyPatch
 DEADLY = """
 import os
 import groundglass.imaging.raster as raster
@@ -40,6 +38,27 @@ def changed(source, *rest):
         os.kill(os.getpid(), 9)
     return 1 / 0 if source.name.endswith("faulty.png") else read(source, *rest)
 raster.read_raster = changed
+"""
+JOIN = """
+import sys
+from groundglass.cluster import ray as session
+session.TIMEOUT = 3.0
+for address in sys.argv[1:]:
+    try:
+        with session.ray_session(address or None, 1):
+            print("joined")
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+ALONE = """
+import json, os, sys
+from groundglass.cluster.ray import ray_session
+with ray_session(None, 2) as workers:
+    import ray
+    ray.get([ray.remote(lambda: None).remote() for _ in range(2)])
+    print(json.dumps([workers, os.environ.get("RAY_AUTH_MODE")]), flush=True)
+    sys.stdin.read()
+print("done", "RAY_AUTH_MODE" in os.environ, flush=True)
 """
 
 
@@ -60,9 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "notes.txt").write_text("no image")
     os.link(folder / "3.png", folder / "ä\udcff.png")
     cv2.imwrite(str(folder / "5b.png"), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
-    with zipfile.ZipFile(folder / "study.zip", "w") as archive:
-        for name in ("0.png", "3b.png"):
-            archive.write(folder / name, f"inside/{name}")
+    make_zip(folder / "study.zip", {f"inside/{name}": (folder / name).read_bytes() for name in ("0.png", "3b.png")})
     return folder
 
 
@@ -87,20 +104,10 @@ def spread(two_workers: None, classifier: Classifier) -> Spread:
     )
 
 
-def is_classifying() -> bool:
-    """Whether a Ray worker of this process is."""
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            if "".join(process.cmdline()).startswith("ray::_classify"):
-                return True
-    return False
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_workers")
-def test_a_manifest_becomes_the_rows_of_one_process(
-    run_command: Command, tiny_bundle: Path, folder: Path, tmp_path: Path
-) -> None:
+def test_rows_of_a_manifest(run_command: Command, tiny_bundle: Path, folder: Path, tmp_path: Path) -> None:
+    """As one process writes them."""
     from pyarrow import parquet
 
     manifest = tmp_path / "slices.csv"
@@ -120,23 +127,22 @@ def test_a_manifest_becomes_the_rows_of_one_process(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("identifiers", [False, True])
-def test_the_same_predictions_as_one_process_in_the_order_of_the_files(
-    spread: Spread, classifier: Classifier, folder: Path, tmp_path: Path, identifiers: bool
-) -> None:
+def test_predictions_in_order(spread: Spread, classifier: Classifier, folder: Path, tmp_path: Path) -> None:
+    """The same as of one process, with identifiers."""
     paths = [folder, tmp_path, folder / "0.png", folder / "notes.txt", tmp_path / "gone.png"]
-    expected = list(Classifier(classifier.bundle, keep_identifiers=identifiers).predict_all(paths))
+    expected = list(Classifier(classifier.bundle, keep_identifiers=True).predict_all(paths))
     assert {prediction.status for prediction in expected} == set(Status)
     assert [prediction for prediction in expected if prediction.file == str(tmp_path)], "an empty folder"
-    assert spread(paths, None, keep_identifiers=identifiers) == expected
-    known = spread(paths, 1, skip=lambda file, frame: file.endswith("1.png"), keep_identifiers=identifiers)
+    assert spread(paths, None, keep_identifiers=True) == expected
+    known = spread(paths, 1, skip=lambda file, frame: file.endswith("1.png"), keep_identifiers=True)
     assert known == [prediction for prediction in expected if not prediction.file.endswith("1.png")]
 
 
 @pytest.mark.slow
-def test_a_file_that_kills_its_reader_is_named_and_only_many_of_them_end_the_run(
+def test_a_file_that_kills_its_reader_is_named(
     spread: Spread, classifier: Classifier, folder: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
+    """And only many of them end the run."""
     monkeypatch.setattr("groundglass.cluster.ray.LARGEST", 8)
     for number in range(30):
         shutil.copy(folder / f"{number % 10}.png", tmp_path / f"{number}.png")
@@ -155,25 +161,29 @@ def test_a_file_that_kills_its_reader_is_named_and_only_many_of_them_end_the_run
 
 
 @pytest.mark.slow
-def test_a_run_ends_where_nobody_wants_it_or_it_is_too_large(
-    spread: Spread, folder: Path, classifier: Classifier
-) -> None:
+def test_a_run_ends_where_nobody_wants_it_or_is_too_large(spread: Spread, folder: Path, classifier: Classifier) -> None:
     predictions = RayClassifier(classifier.bundle, workers=2).predict_all([folder])
     next(predictions)
     predictions.close()
     with pytest.raises(PredictionError, match="--workers 3"):
         spread([folder], 3)
+
+    def is_classifying() -> bool:
+        with suppress(psutil.Error):  # of children that end meanwhile
+            children = psutil.Process().children(recursive=True)
+            return any("".join(each.cmdline()).startswith("ray::_classify") for each in children)
+        return True
+
     wait_for(lambda: not is_classifying())
 
 
 @pytest.mark.slow
-def test_a_bundle_is_verified_by_the_workers_too_and_may_be_a_zip(
-    spread: Spread, tiny_bundle: Path, classifier: Classifier, folder: Path, tmp_path: Path
-) -> None:
-    paths = [folder / "0.png"]
-    archive = Path(shutil.make_archive(str(tmp_path / "bundle"), "zip", tiny_bundle))
+def test_workers_verify_the_bundle(spread: Spread, classifier: Classifier, folder: Path, tmp_path: Path) -> None:
+    """Which may be a zip."""
+    paths, own = [folder / "0.png"], classifier.bundle.path
+    archive = Path(shutil.make_archive(str(tmp_path / "bundle"), "zip", own))
     assert spread(paths, 1, Bundle.open(archive, threads=1)) == list(classifier.predict_all(paths))
-    copy = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    copy = Path(shutil.copytree(own, tmp_path / "bundle"))
     opened = Bundle.open(copy, threads=1)
     (copy / MODEL).write_bytes(b"something else")
     with pytest.raises(PredictionError, match=MODEL):
@@ -183,9 +193,8 @@ def test_a_bundle_is_verified_by_the_workers_too_and_may_be_a_zip(
         spread(paths, 1, opened)
 
 
-def test_folders_and_manifests_are_listed_as_they_are_needed(
-    classifier: Classifier, folder: Path, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_listed_as_needed(classifier: Classifier, folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """Folders and manifests, not whole before the first slice is classified."""
     opened: list[Path] = []
     scandir, units = os.scandir, RayClassifier(classifier.bundle).units
     monkeypatch.setattr(os, "scandir", lambda path: opened.append(Path(path)) or scandir(path))
@@ -213,57 +222,26 @@ def child(code: str, *arguments: str, **environment: str) -> subprocess.Popen[st
     return subprocess.Popen(command, **pipes, text=True, env={**clean, **environment})
 
 
-JOIN = """
-import sys
-from groundglass.cluster import ray as session
-session.TIMEOUT = 3.0
-for address in sys.argv[1:]:
-    try:
-        with session.ray_session(address or None, 1):
-            print("joined")
-    except Exception as error:
-        print(type(error).__name__, error)
-"""
-
-
 @pytest.mark.slow
 def test_a_cluster_that_cannot_be_joined_is_one_line_each() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
         says_nothing, nobody = (f"127.0.0.1:{each.getsockname()[1]}" for each in (silent, unheard))
         odd = ("nonsense", "host:port", "ray://", "1.2.3.4:99999")
-        addresses = [nobody, f"ray://{nobody}", *odd, says_nothing]
+        # In between a Ray of its own, which then cannot be kept to this machine any more.
+        addresses = [nobody, "", f"ray://{nobody}", *odd, says_nothing]
         printed, errors = child(JOIN, *addresses).communicate(timeout=120)
     assert errors == ""
     lines = printed.splitlines()
-    for line, address in zip(lines, addresses, strict=True):
+    assert lines.pop(1).startswith("PredictionError Ray was imported before")
+    for line, address in zip(lines, filter(None, addresses), strict=True):
         assert line.startswith(f"PredictionError {address}: no Ray cluster")
         assert "host:port" in line
     assert "does not answer" in lines[-1]
 
 
 @pytest.mark.slow
-def test_a_ray_that_cannot_be_kept_to_this_machine_is_not_started() -> None:
-    printed, errors = child("import ray\n" + JOIN, "").communicate(timeout=120)
-    assert printed.startswith("PredictionError Ray was imported before"), errors
-
-
-ALONE = """
-import json, os, sys
-from groundglass.cluster.ray import ray_session
-with ray_session(None, 2) as workers:
-    import ray
-    ray.get([ray.remote(lambda: None).remote() for _ in range(2)])
-    print(json.dumps([workers, os.environ.get("RAY_AUTH_MODE")]), flush=True)
-    sys.stdin.read()
-print("done", "RAY_AUTH_MODE" in os.environ, flush=True)
-"""
-
-
-@pytest.mark.slow
-def test_a_local_ray_listens_to_this_machine_only_and_leaves_nothing(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_local_ray_listens_to_this_machine_only(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     # A folder of its own, with a short path: sockets lie in it, and other tests may have a Ray of theirs in the usual one.
     temporary = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     request.addfinalizer(lambda: shutil.rmtree(temporary, ignore_errors=True))
