@@ -59,10 +59,7 @@ ITK_VOLUME = np.ascontiguousarray(VOLUME[::-1, ::-1])
 
 
 def write_ct(path: Path, stored: np.ndarray = CHEST, **elements: object) -> Path:
-    """Write stored values, shape (rows, columns) or (frames, rows, columns), as a CT file.
-
-    Keyword arguments set elements, None leaves one out.
-    """
+    """Write values, (rows, columns) or (frames, rows, columns), as a CT file; of its elements None leaves one out."""
     dataset = pydicom.Dataset()
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

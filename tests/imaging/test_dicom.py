@@ -31,6 +31,8 @@ equal = np.testing.assert_array_equal
 CT, ENHANCED_CT, CAPTURE, MR = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "2.1", "7", "4"))
 UNRESCALED = {"RescaleSlope": None, "RescaleIntercept": None}
 AXIAL = [1, 0, 0, 0, 1, 0]
+JPEGS = [("50", "RGB"), ("50", "YBR_FULL_422"), ("55", "RGB"), ("55", "YBR_FULL_422"), ("91", "YBR_RCT")]
+PLACES = {"ImagePositionPatient": [0, 1], "ImageOrientationPatient": [1, 0, 0, 0, 1], "PixelSpacing": [0.7]}
 
 
 def read(folder: Path, stored: np.ndarray = CHEST, **elements: object) -> CTSlice:
@@ -182,11 +184,9 @@ def test_captures_without_air_are_grey(tmp_path: Path, kind: str, unit: str, sca
     equal([image.pixels for image in images], 255 - stored if shown == "MONOCHROME1" else stored)
 
 
-@pytest.mark.parametrize(
-    ("level", "width", "counts"),
-    [(1000, 2000, True), (424, 1500, True), (-600, 1500, False), (40, 400, False), (9000, 100, False)],
-)
-def test_a_window_counts_that_meets_the_values(tmp_path: Path, level: int, width: int, counts: bool) -> None:
+@pytest.mark.parametrize("case", [(1000, 2000, 1), (424, 1500, 1), (-600, 1500, 0), (40, 400, 0), (9000, 100, 0)])
+def test_a_window_counts_that_meets_the_values(tmp_path: Path, case: tuple[int, int, int]) -> None:
+    level, width, counts = case
     window = {"WindowCenter": [level, 5], "WindowWidth": [width, 6]}
     image = read(tmp_path, POSITIVE, RescaleSlope=None, RescaleIntercept="", **window)
     assert image.hounsfield is None
@@ -246,9 +246,6 @@ def test_compressed_pixels_are_those_of_the_uncompressed_file(tmp_path: Path, sy
         dataset.Rows, dataset.Columns = dataset.Columns, dataset.Rows
         dataset.save_as(packed)
         assert_refused(packed, r"packed\.dcm: .*do not fit the header's 48 x 64")
-
-
-JPEGS = [("50", "RGB"), ("50", "YBR_FULL_422"), ("55", "RGB"), ("55", "YBR_FULL_422"), ("91", "YBR_RCT")]
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -354,9 +351,6 @@ def test_a_series_rises_without_a_jump(tmp_path: Path, tilt: float, jitter: floa
             spoil(path, f"{70012300 + index}".encode(), bad)
     assert order(tmp_path) == "12430"
     assert (next(read_slices(tmp_path)).origin.orientation is None) == ("orientation" in wrong)
-
-
-PLACES = {"ImagePositionPatient": [0, 1], "ImageOrientationPatient": [1, 0, 0, 0, 1], "PixelSpacing": [0.7]}
 
 
 @pytest.mark.parametrize("bad", ["0,1234", "abcdef", "0.0\\1 ", "NaN   ", "1e200"])

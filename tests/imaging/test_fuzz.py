@@ -1,7 +1,6 @@
 """However a file is damaged, the outcome is slices or a ``GroundglassError``; anything else fails."""
 
 import os
-import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tests.conftest import make_zip
 from tests.imaging.conftest import CHEST, GREY, VOLUME, recompress, write_ct, write_nifti
 from tests.imaging.test_dicom import WRITTEN as DICOM
 from tests.imaging.test_dicom import write_coloured, write_enhanced
@@ -25,12 +25,12 @@ from groundglass.imaging.source import Limits
 # Small, so that a header that asks for more than a machine has costs a test run nothing.
 LIMITS = Limits(pixels=2_000_000, file_bytes=50_000_000, archive_bytes=50_000_000)
 IMAGE, STACK = Image.fromarray(GREY), np.stack([GREY] * 3)
+EXAMPLES, SLOW = int(os.environ.get("GROUNDGLASS_FUZZ", "60")), [HealthCheck.too_slow]  # the former of each test
 
 
 def write_zip(path: Path) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in ("a.png", "a.jpg", "4.70.dcm", "a.mha"):  # written before
-            archive.write(path.with_name(name), f"{name}.bin")
+    before = ("a.png", "a.jpg", "4.70.dcm", "a.mha")
+    make_zip(path, {f"{name}.bin": path.with_name(name).read_bytes() for name in before})
 
 
 def packed(syntax: str) -> Any:
@@ -86,9 +86,6 @@ def damages(draw: st.DrawFn, content: bytes) -> bytes:
         ways = [overwritten, overwritten, b"", piece + piece[:400], draw(st.binary(max_size=600))]
         damaged[start : start + len(piece)] = draw(st.sampled_from(ways))
     return bytes(damaged)
-
-
-EXAMPLES, SLOW = int(os.environ.get("GROUNDGLASS_FUZZ", "60")), [HealthCheck.too_slow]  # the former of each test
 
 
 def fuzz(path: Path, *contents: bytes) -> None:

@@ -23,6 +23,18 @@ from groundglass.imaging.window import LUNG
 equal = np.testing.assert_array_equal
 IMAGE, SIGNED = Image.fromarray(GREY), (GREY.astype(int) - 128).astype(np.int8)
 FORMATS = {".png": "PNG", ".tif": "TIFF", ".bmp": "BMP"}
+WINDOWED = np.clip((CHEST + 1350) / 1500, 0, 1) * 4095
+WINDOWED[:4] = 0  # air and black margin lie where soft tissue and air do with 1024 added to Hounsfield units
+DEEP = [*((np.linspace(0, white, 64), white) for white in (65535, 4095, 255)), (WINDOWED, 4095)]
+PAGES = [np.roll(GREY, shift, axis=1) for shift in (0, 3, 9)]
+NOISY = GREY + np.random.default_rng(0).integers(0, 9, GREY.shape, np.uint8)
+TINTED = [colormaps[name](NOISY, bytes=True)[..., :3] for name in ("jet", "hsv", "hot", "Blues")]
+PHOTOGRAPHS = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
+LAYOUTS: list[dict[str, Any]] = [
+    *({"byteorder": ">"}, {"bigtiff": True}, {"rowsperstrip": 5}, {"tile": (16, 32)}),
+    *({"compression": name} for name in ("lzw", "zlib", "packbits", "zstd", "lzma")),
+    *({"compression": "lzw", "predictor": True, "tile": (32, 16)}, {"photometric": "miniswhite"}),
+]
 
 
 def read(path: Path, picture: Image.Image | np.ndarray, **options: Any) -> CTSlice:
@@ -56,11 +68,6 @@ def test_transparent_pixels_lie_on_black(tmp_path: Path, mode: str) -> None:
     equal(read(tmp_path / "slice.png", image, transparency=0).pixels, [[0, 90]])
 
 
-WINDOWED = np.clip((CHEST + 1350) / 1500, 0, 1) * 4095
-WINDOWED[:4] = 0  # air and black margin lie where soft tissue and air do with 1024 added to Hounsfield units
-DEEP = [*((np.linspace(0, white, 64), white) for white in (65535, 4095, 255)), (WINDOWED, 4095)]
-
-
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize(("values", "white"), DEEP)
 def test_sixteen_bits_keep_their_scale(tmp_path: Path, suffix: str, values: np.ndarray, white: int) -> None:
@@ -68,13 +75,6 @@ def test_sixteen_bits_keep_their_scale(tmp_path: Path, suffix: str, values: np.n
     slice_ = read(tmp_path / f"slice{suffix}", Image.fromarray(stored))
     np.testing.assert_allclose(slice_.pixels, stored * (255 / white), atol=0.51)
     assert (slice_.hounsfield, slice_.origin.mode[0]) == (None, "I")
-
-
-LAYOUTS: list[dict[str, Any]] = [
-    *({"byteorder": ">"}, {"bigtiff": True}, {"rowsperstrip": 5}, {"tile": (16, 32)}),
-    *({"compression": name} for name in ("lzw", "zlib", "packbits", "zstd", "lzma")),
-    *({"compression": "lzw", "predictor": True, "tile": (32, 16)}, {"photometric": "miniswhite"}),
-]
 
 
 @pytest.mark.parametrize("options", LAYOUTS)
@@ -119,9 +119,6 @@ def test_pictures_are_turned_upright(tmp_path: Path, orientation: int, kind: str
     assert np.abs(pixels - 1.0 * upright).mean() <= (4 if suffix == ".jpg" else 0)
 
 
-PAGES = [np.roll(GREY, shift, axis=1) for shift in (0, 3, 9)]
-
-
 def write_pages(path: Path) -> Path:
     """A TIFF of three pages, smaller copies and a mask."""
     with tifffile.TiffWriter(path) as file:
@@ -148,9 +145,8 @@ def test_every_page_of_a_tiff_but_smaller_copies_and_masks_is_a_slice(tmp_path: 
     assert len(list(read_slices(tmp_path / "a.ome.tif"))) == 3
 
 
-@pytest.mark.parametrize(
-    ("data", "options", "patch", "reason"),
-    [
+def test_tiff_that_is_no_slice(tmp_path: Path) -> None:
+    for data, options, patch, reason in (
         (GREY.astype(np.complex64), {}, {}, "complex"),
         (SIGNED.astype(np.int16), {}, {}, r"from -\d+ to \d+, fit no known scale"),
         (np.dstack([GREY] * 4), {"photometric": "separated"}, {}, "not supported"),
@@ -161,19 +157,12 @@ def test_every_page_of_a_tiff_but_smaller_copies_and_masks_is_a_slice(tmp_path: 
         (GREY, {"description": "ImageJ=1.54f\nimages=8\n"}, {}, "ImageJ's stack of 8 images in one page"),
         (GREY, {"rowsperstrip": 24}, {"StripByteCounts": [512, 0]}, "damaged: some of its pixels are"),
         (GREY, {}, {"ImageWidth": 0}, "an image of 0 x 48 pixels"),
-    ],
-)
-def test_tiff_that_is_no_slice(tmp_path: Path, data: Any, options: Any, patch: Any, reason: str) -> None:
-    tifffile.imwrite(tmp_path / "other.tif", data, **options)
-    with tifffile.TiffFile(tmp_path / "other.tif", mode="r+b") as file:
-        for tag, value in patch.items():
-            file.pages[0].tags[tag].overwrite(value)
-    assert_refused(tmp_path / "other.tif", rf"other\.tif: .*{reason}")
-
-
-NOISY = GREY + np.random.default_rng(0).integers(0, 9, GREY.shape, np.uint8)
-TINTED = [colormaps[name](NOISY, bytes=True)[..., :3] for name in ("jet", "hsv", "hot", "Blues")]
-PHOTOGRAPHS = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
+    ):
+        tifffile.imwrite(tmp_path / "other.tif", data, **options)
+        with tifffile.TiffFile(tmp_path / "other.tif", mode="r+b") as file:
+            for tag, value in patch.items():
+                file.pages[0].tags[tag].overwrite(value)
+        assert_refused(tmp_path / "other.tif", rf"other\.tif: .*{reason}")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif"])

@@ -14,6 +14,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import Patch, make_zip
 from tests.imaging.conftest import CHEST, GREY, assert_refused, read_all, write_ct, write_metaimage
 
 from groundglass.data.manifest import file_hash
@@ -22,11 +23,13 @@ from groundglass.imaging.read import read_bytes, read_slice, read_slices
 from groundglass.imaging.source import Limits, MemorySource, files_below, split_member
 
 pytestmark = pytest.mark.usefixtures("quiet")
-
-
 PICTURE = io.BytesIO()
 Image.fromarray(GREY).save(PICTURE, "PNG")
 PNG = PICTURE.getvalue()
+CLAIMING = """
+    a.heic b.avif c.webp d.gif e.jp2 f.jxl g.exr h.psd i.npy j.mnc k.fits l.hdr m.tar n.7z o.rar p.dcm.gz q.ima.bz2 r.dcm.xz
+    s.nii.zst t.img u.nii.gz v.pgm w.IMA x.dcm.Z y.Gif z.png
+"""
 
 
 def save(folder: Path, *names: str, content: bytes = PNG) -> None:
@@ -34,13 +37,6 @@ def save(folder: Path, *names: str, content: bytes = PNG) -> None:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-
-
-def make_zip(path: Path, members: dict[Any, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
 
 
 def test_wrong_extensions_do_not_matter(tmp_path: Path) -> None:
@@ -55,7 +51,7 @@ def test_wrong_extensions_do_not_matter(tmp_path: Path) -> None:
     assert formats == {**dicom, "picture.dcm": "PNG", "volume.jpg": "MetaImage"}
 
 
-def test_missing_and_unreadable_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_and_unreadable_paths(tmp_path: Path, monkeypatch: Patch) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     nothing = "no such file or folder"
     for name, reason in [("a.png", nothing), ("link", "link: a link to nothing"), ("x" * 300, nothing)]:
@@ -118,12 +114,6 @@ def test_a_folder_is_read_as_it_is_listed(tmp_path: Path) -> None:
     next(slices)
     assert len(asked) == 1
     assert (len(list(slices)), len(asked)) == (39, 40)
-
-
-CLAIMING = """
-    a.heic b.avif c.webp d.gif e.jp2 f.jxl g.exr h.psd i.npy j.mnc k.fits l.hdr m.tar n.7z o.rar p.dcm.gz q.ima.bz2 r.dcm.xz
-    s.nii.zst t.img u.nii.gz v.pgm w.IMA x.dcm.Z y.Gif z.png
-"""
 
 
 @pytest.mark.parametrize("zipped", [False, True])

@@ -22,6 +22,15 @@ from groundglass.imaging.window import LUNG
 from groundglass.inference.inputs import expand
 
 equal = np.testing.assert_array_equal
+ALONE = {"sform_code": 0, "qform_code": 0}
+OUTSIDE = ["../secret.raw", "/etc/hostname", "C:\\secret.raw", "sub\\..\\..\\secret.raw", "link.raw"]
+SEVERAL = ["LIST\nslice.raw", "LIST\n../secret.raw", "slice%03d.raw 1 5 1", "../%d.raw 1 5 1", "%999999999d.raw 1 5 1"]
+OFF_SCALE = [
+    *(np.clip(VOLUME / 1000, -1, 1), VOLUME / 1000, (VOLUME - VOLUME.mean()) / VOLUME.std()),
+    *(VOLUME / VOLUME.std() + 5, VOLUME * 10.0, np.clip(VOLUME, -160, 240), (VOLUME + 1024) / 40.96),
+]
+SCALE, COLOURS = "its numbers, from .* to .*, fit no known scale", [("R", "u1"), ("G", "u1"), ("B", "u1")]
+OFFSETS = [0, 348, 351, 352.5, -1, np.nan, np.inf, 1e30]
 
 
 def write_turned(path: Path, code: str) -> None:
@@ -125,17 +134,8 @@ def test_grey_volumes_are_not_taken_for_hounsfield_units(tmp_path: Path, dtype: 
     assert (min(item.pixels.min() for item in read), max(item.pixels.max() for item in read)) == (0, 255)
 
 
-OFF_SCALE = [
-    *(np.clip(VOLUME / 1000, -1, 1), VOLUME / 1000, (VOLUME - VOLUME.mean()) / VOLUME.std()),
-    *(VOLUME / VOLUME.std() + 5, VOLUME * 10.0, np.clip(VOLUME, -160, 240), (VOLUME + 1024) / 40.96),
-]
-SCALE, COLOURS = "its numbers, from .* to .*, fit no known scale", [("R", "u1"), ("G", "u1"), ("B", "u1")]
-OFFSETS = [0, 348, 351, 352.5, -1, np.nan, np.inf, 1e30]
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
+def test_nifti_that_is_no_ct_volume(tmp_path: Path) -> None:
+    for fields, reason in (
         *(({"voxels": voxels.astype(np.float32)}, SCALE) for voxels in OFF_SCALE),
         ({"voxels": VOLUME.astype(np.int32) * 1_000_000}, SCALE),
         ({"scl_slope": 2.0, "scl_inter": -24.0}, SCALE),
@@ -144,11 +144,9 @@ OFFSETS = [0, 348, 351, 352.5, -1, np.nan, np.inf, 1e30]
         ({"voxels": np.full((4, 4, 4), np.nan, np.float32)}, "finite"),
         ({"dim": [3, 30_000, 30_000, 30_000, 1, 1, 1, 1]}, "limit"),
         *(({"vox_offset": offset}, "its vox_offset, .*; set it to 352") for offset in OFFSETS),
-    ],
-)
-def test_nifti_that_is_no_ct_volume(tmp_path: Path, fields: dict[str, Any], reason: str) -> None:
-    path = write_nifti(tmp_path / "other.nii", **fields)
-    assert isinstance(assert_refused(path, rf"other\.nii: .*{reason}"), NotASliceError) == (reason == SCALE)
+    ):
+        path = write_nifti(tmp_path / "other.nii", **fields)
+        assert isinstance(assert_refused(path, rf"other\.nii: .*{reason}"), NotASliceError) == (reason == SCALE)
 
 
 @pytest.mark.usefixtures("quiet")
@@ -165,13 +163,12 @@ def test_nifti_that_is_damaged_or_asks_for_too_much(tmp_path: Path) -> None:
     assert_refused(packed, "limit")
 
 
-ALONE = {"sform_code": 0, "qform_code": 0}
-
-
 @pytest.mark.usefixtures("quiet")
-@pytest.mark.parametrize(
-    ("fields", "turned", "spacing"),
-    [
+def test_the_first_of_sform_qform_and_sizes(tmp_path: Path) -> None:
+    """The sform that nibabel wrote has columns to the right; half a turn and sizes alone have them to the left."""
+    half_a_turn = {"quatern_b": 0.0, "quatern_c": 0.0, "quatern_d": 1.0, "qform_code": 1}
+    place = {"qoffset_x": -20, "qoffset_y": -15, "qoffset_z": 100}
+    for fields, turned, spacing in (
         ({"sform_code": 1, "srow_x": 0, "srow_y": 0, "srow_z": 0}, True, (0.5, 0.75)),
         ({"sform_code": 0}, True, (0.5, 0.75)),
         (ALONE, False, (0.5, 0.75)),
@@ -179,17 +176,12 @@ ALONE = {"sform_code": 0, "qform_code": 0}
         ({"sform_code": 0, "quatern_b": 9.0}, False, (0.5, 0.75)),
         ({**ALONE, "pixdim": [1, 0, 0, 0, 0, 0, 0, 0]}, False, (1, 1)),
         ({**ALONE, "pixdim": [7, -0.75, -0.5, np.nan, 0, 0, 0, 0]}, False, (0.5, 0.75)),
-    ],
-)
-def test_the_first_of_sform_qform_and_sizes(tmp_path: Path, fields: Any, turned: bool, spacing: Any) -> None:
-    """The sform that nibabel wrote has columns to the right; half a turn and sizes alone have them to the left."""
-    half_a_turn = {"quatern_b": 0.0, "quatern_c": 0.0, "quatern_d": 1.0, "qform_code": 1}
-    place = {"qoffset_x": -20, "qoffset_y": -15, "qoffset_z": 100}
-    first, *others = read_slices(write_nifti(tmp_path / "a.nii", **{**half_a_turn, **place, **fields}))
-    assert len(others) == 4
-    assert first.origin.spacing == pytest.approx(spacing)
-    equal(first.hounsfield, np.maximum(CHEST, -1024)[:: -1 if turned else 1, ::-1])
-    assert first.origin.position == pytest.approx((20, 15, 100)) or not turned
+    ):
+        first, *others = read_slices(write_nifti(tmp_path / "a.nii", **{**half_a_turn, **place, **fields}))
+        assert len(others) == 4
+        assert first.origin.spacing == pytest.approx(spacing)
+        equal(first.hounsfield, np.maximum(CHEST, -1024)[:: -1 if turned else 1, ::-1])
+        assert first.origin.position == pytest.approx((20, 15, 100)) or not turned
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64])
@@ -199,13 +191,12 @@ def test_a_label_map_says_so(tmp_path: Path, dtype: Any) -> None:
     assert (first.origin.mode, {*first.pixels.flat}) == (LABELS, {0, 3}), "read, for they may be masks"
 
 
-OUTSIDE = ["../secret.raw", "/etc/hostname", "C:\\secret.raw", "sub\\..\\..\\secret.raw", "link.raw"]
-SEVERAL = ["LIST\nslice.raw", "LIST\n../secret.raw", "slice%03d.raw 1 5 1", "../%d.raw 1 5 1", "%999999999d.raw 1 5 1"]
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
+def test_headers_that_cannot_be_trusted(tmp_path: Path) -> None:
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    (tmp_path / "secret.raw").write_bytes(ITK_VOLUME.tobytes("F"))
+    (folder / "link.raw").symlink_to(tmp_path / "secret.raw")
+    for fields, reason in (
         *(({"ElementDataFile": name}, "out of its own folder") for name in OUTSIDE),
         ({"ElementDataFile": "missing.raw"}, "voxels are missing"),
         *(({"ElementDataFile": name}, "voxels in several files are not read; save it as one .mha") for name in SEVERAL),
@@ -221,14 +212,8 @@ SEVERAL = ["LIST\nslice.raw", "LIST\n../secret.raw", "slice%03d.raw 1 5 1", "../
         ({"ElementNumberOfChannels": "3"}, "not a CT"),
         ({"ElementSpacing": "nan nan nan"}, "damaged"),
         ({"CompressedData": "True"}, "damaged"),
-    ],
-)
-def test_headers_that_cannot_be_trusted(tmp_path: Path, fields: dict[str, str], reason: str) -> None:
-    folder = tmp_path / "volume"
-    folder.mkdir()
-    (tmp_path / "secret.raw").write_bytes(ITK_VOLUME.tobytes("F"))
-    (folder / "link.raw").symlink_to(tmp_path / "secret.raw")
-    assert_refused(write_metaimage(folder / "bad.mhd", **fields), rf"bad\.(mhd|raw): .*{reason}")
+    ):
+        assert_refused(write_metaimage(folder / "bad.mhd", **fields), rf"bad\.(mhd|raw): .*{reason}")
 
 
 def test_volumes_have_limits_all_their_voxels_and_one_file(tmp_path: Path) -> None:
@@ -242,17 +227,11 @@ def test_volumes_have_limits_all_their_voxels_and_one_file(tmp_path: Path) -> No
         path.write_bytes(path.read_bytes()[:-100])
         assert_refused(path, "fewer voxels")
     text = "NRRD0004\ntype: short\ndimension: 3\nsizes: 64 48 5\nendian: little\n"
-    for line in (
-        "data file: /etc/hostname",
-        "Data File: LIST",
-        "#\rdatafile:a.raw",
-        "byte skip: -1",
-        "encoding: bzip2",
-    ):
+    elsewhere = "data file: /etc/hostname", "Data File: LIST", "#\rdatafile:a.raw"
+    said = r"a\.nhdr: voxels in other files, at its end or packed by bzip2 .*; save it"
+    for line in (*elsewhere, "byte skip: -1", "encoding: bzip2"):
         (tmp_path / "a.nhdr").write_text(f"{text}{line}\n\n")
-        assert_refused(
-            tmp_path / "a.nhdr", r"a\.nhdr: voxels in other files, at its end or packed by bzip2 .*; save it"
-        )
+        assert_refused(tmp_path / "a.nhdr", said)
     for kind in (nib.Nifti1Pair, nib.Nifti2Pair):
         pair = write_nifti(tmp_path / "b.hdr.gz", kind=kind)
         assert_refused(pair, r"b\.hdr\.gz: the header of a \.hdr and \.img pair; save both as one \.nii file")
