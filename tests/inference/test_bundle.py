@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import accept_all, tiny_model, tiny_parts
+from tests.conftest import Patch, accept_all, tiny_model, tiny_parts
 
 import groundglass
 from groundglass.data.load import load_dataset
@@ -24,6 +24,7 @@ from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.phantom import make_phantom
 from groundglass.inference.bundle import DEFAULT, Bundle, identity, save_arrays, write_bundle
 from groundglass.inference.calibration import UNCERTAIN
+from groundglass.inference.prediction import Status
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_a_logit_that_is_no_number_is_an_error(tiny_bundle: Path) -> None:
             engine.run(images.astype(np.float32))
 
 
-def test_the_installed_bundle_is_small_and_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_installed_bundle_is_small_and_needs_no_network(monkeypatch: Patch) -> None:
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked for something"))
     chest = make_phantom(np.random.default_rng(0), level=0.5).slice
     assert groundglass.load().predict(chest).status.value == "ok"
@@ -167,6 +168,8 @@ def test_its_figures_are_measured_again_and_few_lung_slices_refused(covid_ct: Pa
 
 def test_it_refuses_other_planes_and_parts_of_the_body(dicom_samples: Path) -> None:
     by_name = {Path(each.file).stem: each for each in groundglass.load().predict_all([dicom_samples])}
+    ends = [each for each in by_name.values() if "lung-series" in each.file and each.status is not Status.OK]
+    assert (len(ends), all(each.outside_lungs for each in ends)) == (7, True)
     # From 1-029 to 1-097 the lungs are in view; above lies the neck.
     axial = ["axial-ge", "axial-toshiba", "1-053", "1-130", *(f"1-{number:03d}" for number in range(29, 98, 4))]
     other = ["coronal-ge", "coronal-toshiba-616", "sagittal-ge"]

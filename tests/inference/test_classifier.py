@@ -21,7 +21,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from PIL import Image
-from tests.conftest import change_dicom
+from tests.conftest import Patch, change_dicom
 
 import groundglass
 from groundglass import Classifier, Prediction, Predictions
@@ -35,6 +35,16 @@ PHANTOM = make_phantom(np.random.default_rng(1), 0.4, 0.5, size=128)
 PIXELS, HU = PHANTOM.slice.pixels, np.rint(PHANTOM.slice.hounsfield).astype(np.int16)
 PICTURE, RGB = Image.fromarray(PIXELS), np.stack([PIXELS] * 3, axis=2)
 PHOTOGRAPH = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+REFUSED = {"without a pixel": PIXELS[:0], "colour photograph": PHOTOGRAPH, "in colour": PHOTOGRAPH / 255}
+UNREADABLE = {
+    "bytes: not an image": b"damaged",
+    r"array: an array of float64, shape \(9,\)": np.zeros(9),
+    "array: an array of": np.array([["a"]]),
+    "array: .*not one finite value": np.full((8, 8), np.nan),
+    "pydicom: ": pydicom.Dataset(),
+    "SimpleITK: .*several components": sitk.Image(8, 8, sitk.sitkVectorUInt8),
+    r"nowhere\.png: no such file": "nowhere.png",
+}
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +114,8 @@ def test_probability_and_label_follow_the_calibration(classifier: Classifier, fo
     assert classifier.predict(folder / "2.dcm", evidence=False).evidence is None
 
 
-def test_two_threads_classify_in_order_and_a_bad_file_stops_nothing(
-    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_threads_classify_in_order(classifier: Classifier, tmp_path: Path, monkeypatch: Patch) -> None:
+    """And a bad file stops nothing."""
     for number in range(12):
         write_png(make_phantom(np.random.default_rng(number), 0.4, 0.5, size=128), tmp_path / f"{number}.png")
     (tmp_path / "3b.png").write_bytes((tmp_path / "3.png").read_bytes()[:500])
@@ -154,18 +163,6 @@ def test_lists_folders_volumes_and_manifests(classifier: Classifier, folder: Pat
     expected = classifier.predict(HU.round(), hu=True).probability
     assert classifier.predict(tmp_path / "deep.csv").probability == pytest.approx(expected)
     assert classifier.predict(tmp_path / "deep.png").probability != pytest.approx(expected), "a wrong guess"
-
-
-REFUSED = {"without a pixel": PIXELS[:0], "colour photograph": PHOTOGRAPH, "in colour": PHOTOGRAPH / 255}
-UNREADABLE = {
-    "bytes: not an image": b"damaged",
-    r"array: an array of float64, shape \(9,\)": np.zeros(9),
-    "array: an array of": np.array([["a"]]),
-    "array: .*not one finite value": np.full((8, 8), np.nan),
-    "pydicom: ": pydicom.Dataset(),
-    "SimpleITK: .*several components": sitk.Image(8, 8, sitk.sitkVectorUInt8),
-    r"nowhere\.png: no such file": "nowhere.png",
-}
 
 
 def test_a_refusal_is_a_result_that_can_be_shown(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
@@ -232,9 +229,7 @@ def test_a_lesion_map_lies_where_the_crop_lay_and_lesions_inside_the_lungs() -> 
     np.testing.assert_array_equal(lesion_mask(lesion_map, cropped), lesion & lungs)
 
 
-def test_results_are_shown_and_tabled(
-    classifier: Classifier, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_are_shown(classifier: Classifier, folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     several = classifier.predict([folder, "<b>.png"])
     frame = several.to_frame()
     assert (tuple(frame.columns), len(frame), frame.status[4]) == (COLUMNS, 5, "failed")
@@ -268,9 +263,8 @@ def test_threads_and_processes_share_it(classifier: Classifier, tiny_bundle: Pat
     # What is inherited, not sent: ONNX Runtime's threads are gone in a forked process.
     several = groundglass.load(tiny_bundle, threads=2)
     assert probability(several, path) == expected
-    process = multiprocessing.get_context("fork").Process(
-        target=lambda: os._exit(probability(several, path) != expected)
-    )
+    forked = multiprocessing.get_context("fork")
+    process = forked.Process(target=lambda: os._exit(probability(several, path) != expected))
     process.start()
     process.join(60)
     assert process.exitcode == 0
@@ -290,9 +284,7 @@ def test_the_process_stays_the_callers(classifier: Classifier, folder: Path, cap
     assert sum(str(each.message) == "mine" for each in caught) == capfd.readouterr().err.count("x") == 16
 
 
-def test_a_provider_has_names_and_may_be_missing(
-    classifier: Classifier, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_provider_has_names_and_may_be_missing(classifier: Classifier, tiny_bundle: Path, monkeypatch: Patch) -> None:
     # Beside CPU in its wheels.
     others = {"AzureExecutionProvider"} & set(onnxruntime.get_available_providers())
     for names in ("CPU", ["CPUExecutionProvider"], ("azure", "cpu") if others else ("cpu",), *others):

@@ -1,25 +1,23 @@
 """Paths as a user names them: checked before anything is read, expanded, and nothing twice."""
 
 import os
-import zipfile
 from pathlib import Path
 
 import pytest
+from tests.conftest import Patch, make_zip
 
 from groundglass.errors import PredictionError
 from groundglass.inference.inputs import count_files, expand
 
 
 @pytest.fixture(autouse=True)
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tree(tmp_path: Path, monkeypatch: Patch) -> Path:
     """Files of no content: paths are never opened."""
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / ".hidden").mkdir()
     for name in ("a/1.png", "a/2.png", "a/10.png", "a/b/3.png", "a/.hidden/4.png", "a/notes.txt", "x[1].png"):
         (tmp_path / name).touch()
-    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
-        for name in ("s/1.png", "s/2.png", "__MACOSX/s/1.png"):
-            archive.writestr(name, b"")
+    make_zip(tmp_path / "study.zip", dict.fromkeys(("s/1.png", "s/2.png", "__MACOSX/s/1.png"), b""))
     (tmp_path / "bad.zip").write_bytes(b"PK\3\4 and nothing more")
     monkeypatch.chdir(tmp_path)
     return tmp_path

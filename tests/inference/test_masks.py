@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
-from tests.conftest import accepted_by_others, change_dicom
+from tests.conftest import Patch, accepted_by_others, change_dicom
 from tests.imaging.conftest import CHEST, write_ct
 
 from groundglass.errors import PredictionError
@@ -211,9 +211,7 @@ def test_a_series_that_is_no_stack_becomes_pictures(series: Path, write: Write, 
     assert len(list(files["-lungs.png"].parent.iterdir())) == 8
 
 
-def test_a_file_gone_or_of_another_size_or_a_hostile_uid_makes_pictures(
-    tmp_path: Path, series: Path, write: Write
-) -> None:
+def test_a_file_gone_or_of_another_size_or_a_hostile_uid(tmp_path: Path, series: Path, write: Write) -> None:
     predictions = predictions_of(series)
     first = predictions[0].evidence.slice
     small = prediction_of(CTSlice(first.pixels[:50], first.origin, None))
@@ -260,14 +258,13 @@ def test_series_in_parts_or_of_one_uid_overwrite_nothing(tmp_path: Path, series:
     assert len({Path(each.file).parent for each in lacking}) * 4 == len(lacking) == 4, "one series lacks them"
 
 
-def test_nothing_of_a_series_under_way_is_written(tmp_path: Path, series: Path, classifier: Classifier) -> None:
+def test_at_its_end_a_series_needs_highdicom(
+    tmp_path: Path, series: Path, classifier: Classifier, monkeypatch: Patch
+) -> None:
     writer = MaskWriter(tmp_path / "masks", classifier.bundle)
     for prediction in predictions_of(series):
         writer.add(prediction)
-    assert list((tmp_path / "masks").iterdir()) == []
-
-
-def test_without_highdicom_one_line(series: Path, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list((tmp_path / "masks").iterdir()) == [], "nothing of a series under way is written"
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(PredictionError, match=r"\.dcm: .* need highdicom; install it with .*\[pacs\]"):
-        write(predictions_of(series))
+        writer.finish()

@@ -56,15 +56,6 @@ def test_the_curve_runs_from_the_feet_to_the_head_else_by_frame_else_as_read() -
         assert {each is None for each in (summary.label, summary.series_score)} == {at == ()}
 
 
-def test_neck_and_abdomen_of_a_classified_series_are_no_failure() -> None:
-    chest = [ok(f"s/{z}.dcm", position=z) for z in range(3)]
-    totals = Totals(None, [NECK, *chest, replace(NECK, file="s/liver.dcm")])
-    assert (totals.outside_lungs, totals.left_out, totals.counts.refused) == (2, 0, 2)
-    assert totals.in_words == "5 slices: 3 classified (0 COVID, 3 NonCOVID, 0 uncertain), 2 outside the lungs"
-    for series in ("9.9", None):
-        assert Totals(None, [*chest, replace(NECK, file="t/1", series=series)]).left_out == 1, "alone it is one"
-
-
 def test_the_label_of_a_series_follows_from_its_score_by_the_rule() -> None:
     for probability, opacity, rule, label in (
         (0.9, 5.0, RULE, "COVID"),

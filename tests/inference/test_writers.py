@@ -60,23 +60,20 @@ def test_json_lines_are_utf8_one_line_each_and_read_again(tmp_path: Path) -> Non
     assert "Jane" not in repr(NAMED)
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
+def test_a_line_that_is_no_prediction_is_named(tmp_path: Path) -> None:
+    for line, words in (
         *((line, "") for line in (b"[]", b"{}", b"null", b"nonsense", b"\xff", b"[" * 100_000)),
         *((json.dumps(ROW | {name: value}).encode(), words) for name, value, words in (
             ("file", None, "file"), ("status", "fine", "fine"), ("probability", "0.5", "probability"),
             ("frame", True, "frame"), ("flags", "none", "flags"), ("label", 3, "label"),
             ("position", [], "position"), ("bundle", None, "bundle"),
         )),
-    ],
-)  # fmt: skip
-def test_a_line_that_is_no_prediction_is_named(tmp_path: Path, line: bytes, words: str) -> None:
-    path = file_of(tmp_path, A, tail=line + b"\n")
-    for read in (lambda: list(read_predictions(path)), lambda: resumed(path)):
-        with pytest.raises(PredictionError, match=f"line 2 is no prediction.*{words}") as caught:
-            read()
-        assert len(str(caught.value).splitlines()) == 1
+    ):  # fmt: skip
+        path = file_of(tmp_path, A, tail=line + b"\n")
+        for read in (lambda path: list(read_predictions(path)), resumed):
+            with pytest.raises(PredictionError, match=f"line 2 is no prediction.*{words}") as caught:
+                read(path)
+            assert len(str(caught.value).splitlines()) == 1
 
 
 def test_the_schema_is_published_and_holds_of_rows() -> None:
