@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from rich.console import Console
+from tests.conftest import Patch
 
 from groundglass.audit.audit import Audit, audit, found
 from groundglass.audit.report import audit_tables, document, write_audit
@@ -94,9 +95,8 @@ def test_a_clean_data_set_has_nothing(clean: Manifest) -> None:
     assert (clear.pairs, clear.warnings(), found(clear, CONDITIONS)) == ((), (), [])
     hospitals = [replace(one, source="Bern" if one.label is Label.COVID else "Rome") for one in clean]
     apart = replace(clean, records=(*hospitals, replace(hospitals[0], source="Rome")))
-    assert replace(clear, data=apart).warnings() == (
-        "1 source whose slices all have one label, which it gives away: Bern (COVID).",
-    )
+    said = "1 source whose slices all have one label, which it gives away: Bern (COVID)."
+    assert replace(clear, data=apart).warnings() == (said,)
 
 
 def test_without_labels_copies_are_found_and_another_split_has_parts_of_its_own(spoilt: Manifest) -> None:
@@ -111,9 +111,7 @@ def test_without_labels_copies_are_found_and_another_split_has_parts_of_its_own(
         audit(replace(spoilt, records=spoilt.records[-1:]))
 
 
-def test_pairs_recorded_of_covid_ct_are_found_and_how_well_its_file_formats_predict(
-    covid_ct: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_recorded_pairs_of_covid_ct_are_found_and_its_shortcuts(covid_ct: Path, monkeypatch: Patch) -> None:
     """Neighbouring slices of one patient are common here and none is taken for a copy: these were viewed."""
     for name, fewer in (("_RESAMPLES", 20), ("_TREES", 50)):  # no interval is looked at
         monkeypatch.setattr(f"groundglass.audit.shortcuts.{name}", fewer)

@@ -1,6 +1,5 @@
 """Copies on disk: found whatever was done to them, told from neighbouring slices, and nothing else found."""
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from tests.conftest import make_zip
 
 from groundglass.audit.duplicates import Pair, Trace, copies_of, find_pairs, read_all, take_trace
 from groundglass.data.manifest import Record, read_pixels, unknown_patient
@@ -75,8 +75,7 @@ def test_an_altered_copy_is_found_and_nothing_else(records: list[Record], tmp_pa
 
 
 def test_the_same_file_or_pixels_are_a_pair_with_the_first(records: list[Record], tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
-        archive.write(records[0].path, "inside/again.png")
+    make_zip(tmp_path / "pictures.zip", {"inside/again.png": records[0].path.read_bytes()})
     copies = [saved(read_pixels(records[0]), tmp_path / f"{number}.png") for number in range(40)]
     copies.append(replace(records[0], path=tmp_path / "pictures.zip!inside/again.png"))
     other_format = saved(read_pixels(records[1]), tmp_path / "other.bmp")

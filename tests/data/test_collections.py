@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import dcmread
-from tests.conftest import Command, change_dicom, save_image
+from tests.conftest import Command, Patch, change_dicom, save_image
 
 from groundglass.cli.data import PublicCollection
 from groundglass.data.collections import COLLECTIONS, import_collection
@@ -248,13 +248,10 @@ def test_covid_semiseg(tmp_path: Path, bring: Bring, lying: bool) -> None:
     assert all((record.path.name == "1.jpg") is not lying for record in records)
 
 
-def test_the_command_leaves_out_what_is_damaged_and_nothing_half_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: Command
-) -> None:
+def test_the_command_leaves_nothing_half_done(tmp_path: Path, monkeypatch: Patch, run_command: Command) -> None:
     study, output = tmp_path / "studies" / "CT-2" / "study_0939.nii.gz", tmp_path / "out" / "moscow.csv"
     nifti(study, volume(8))
     (study.parent / "study_0940.nii.gz").write_bytes(study.read_bytes()[:90])
-
     with monkeypatch.context() as patch:
         full = Mock(side_effect=OSError(28, "No space left on device"))
         patch.setattr("groundglass.data.collections.write_manifest", full)

@@ -3,7 +3,6 @@
 import csv
 import os
 import shutil
-import subprocess
 import sys
 import threading
 import zipfile
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.conftest import Asked, Said, Server, save_image, wait_for
+from tests.conftest import Asked, Said, Server, make_zip, save_image, stop_when
 
 from groundglass.data.covid_ct import Entry, download_covid_ct, entries, examine, load_covid_ct
 from groundglass.data.load import load_dataset
@@ -136,12 +135,8 @@ def test_killed_download_goes_on_with_what_is_there(server: Server, tmp_path: Pa
     cut_off(server, 100_000, held)
     words = ["data", "download", "covid-ct", "--output", output]
     command = [sys.executable, "-m", "groundglass.cli.main", *words]
-    env, quiet = {**os.environ, "GROUNDGLASS_COVID_CT_URL": url}, subprocess.DEVNULL
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=quiet) as running:
-        wait_for(lambda: "CT_NonCOVID.zip" in fetched(server) or running.poll() is not None, 120)
-        running.kill()
-        printed, _ = running.communicate()
-    assert b"belong to their publishers" in printed
+    env = {**os.environ, "GROUNDGLASS_COVID_CT_URL": url}
+    assert "belong to their publishers" in stop_when(lambda: "CT_NonCOVID.zip" in fetched(server), command, env=env).out
     assert len(list((output / "Images-processed" / "CT_COVID").iterdir())) == 349
     held.set()
     server.answer = whole
@@ -155,8 +150,7 @@ def test_killed_download_goes_on_with_what_is_there(server: Server, tmp_path: Pa
 def test_tampered_missing_and_damaged_images(partial: Path, server: Server, served: Path) -> None:
     for name, image, content in (("CT_COVID", COVID_IMAGE, b"another"), ("CT_NonCOVID", "other.jpg", b"")):
         (served / f"{name}.zip").rename(served / f"{name}.kept")
-        with zipfile.ZipFile(served / f"{name}.zip", "w") as archive:
-            archive.writestr(f"{name}/{image}", content)
+        make_zip(served / f"{name}.zip", {f"{name}/{image}": content})
     said = rf"2 images are not at .* as published: {COVID_IMAGE}, {NON_COVID_IMAGE}"
     with pytest.raises(DataError, match=said):
         download_covid_ct(partial, server.url)

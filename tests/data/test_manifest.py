@@ -1,7 +1,6 @@
 """One way in: manifests and what their CSV may say, folders, several data sets together; and what they hold."""
 
 import json
-import zipfile
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -9,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
-from tests.conftest import Command, save_image
+from tests.conftest import Command, Patch, make_zip, save_image
 
 from groundglass.data import manifest
 from groundglass.data.load import load_dataset, load_pool
@@ -18,6 +17,8 @@ from groundglass.data.phantoms import write_series
 from groundglass.errors import DataError, ImageError
 from groundglass.imaging.read import read_slices
 from groundglass.imaging.window import LUNG
+
+HEADER = "path,label,patient_id,source,split\nb.png,COVID,p,s,train\n"
 
 
 def read(folder: Path, *rows: str) -> Manifest:
@@ -33,9 +34,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_only_path_is_required_and_columns_that_may_hold_the_rest_are_told(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_only_path_is_required_and_likely_columns_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     first, second = read(folder, "path,sha256,patient_id", "a.png,ff,", "b.png,ee,")
     assert first == Record(folder / "a.png", None, "unknown:a.png", "set", None)
     assert (first.patient_known, first.patient_id == second.patient_id) == (False, False)
@@ -59,12 +58,8 @@ def test_spellings(tmp_path: Path, delimiter: str, spelt: str) -> None:
     assert [(record.label, record.split) for record in records] == [(label, "val") for label in Label]
 
 
-HEADER = "path,label,patient_id,source,split\nb.png,COVID,p,s,train\n"
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
+def test_what_is_wrong_is_named_with_file_and_line(folder: Path) -> None:
+    for content, said in (
         (f"{HEADER}a.png,1,p,s,train", "line 3: label '1'"),
         (f"{HEADER}a.png,healthy,p,s,train", "line 3: label 'healthy' .*: --map-label healthy=COVID"),
         (f"{HEADER}a.png,COVID,p,s,held", "line 3: split 'held'"),
@@ -82,12 +77,10 @@ HEADER = "path,label,patient_id,source,split\nb.png,COVID,p,s,train\n"
         ("path,unit\na.png,mm", "line 2: unit 'mm' is none of HU"),
         ("path,lesion_mask\na.png,gone.png", r"1 of its files do not exist: .*gone\.png"),
         (f"path\na.png\ngone.png\np.zip!x.png\n{300 * 'n'}.png", r"3 of its .*gone\.png.*p\.zip!x"),
-    ],
-)
-def test_what_is_wrong_is_named_with_file_and_line(folder: Path, content: str, said: str) -> None:
-    (folder / "set.csv").write_text(content, encoding="utf-8", errors="surrogateescape")
-    with pytest.raises(DataError, match=rf"{folder}/set\.csv: .*{said}"):
-        read_manifest(folder / "set.csv")
+    ):
+        (folder / "set.csv").write_text(content, encoding="utf-8", errors="surrogateescape")
+        with pytest.raises(DataError, match=rf"{folder}/set\.csv: .*{said}"):
+            read_manifest(folder / "set.csv")
 
 
 def test_labels_are_mapped_as_the_user_says(folder: Path) -> None:
@@ -134,9 +127,8 @@ def series(tmp_path: Path) -> Path:
     """Three DICOM slices in a folder, a zip of them, and a volume of four planes with its lesion mask."""
     (made,) = write_series(tmp_path / "made", [0.5], count=3, size=64)
     made.rename(tmp_path / "series")
-    with zipfile.ZipFile(tmp_path / "series.zip", "w") as archive:
-        for file in sorted((tmp_path / "series").iterdir()):
-            archive.write(file, f"inner/{file.name}")
+    files = sorted((tmp_path / "series").iterdir())
+    make_zip(tmp_path / "series.zip", {f"inner/{file.name}": file.read_bytes() for file in files})
     planes = np.linspace(-1000, 200, 6 * 5 * 4).reshape(6, 5, 4).astype(np.int16)
     nib.save(nib.Nifti1Image(planes, np.eye(4)), tmp_path / "volume.nii.gz")
     nib.save(nib.Nifti1Image((planes > 0).astype(np.uint8), np.eye(4)), tmp_path / "mask.nii.gz")
@@ -169,9 +161,9 @@ def test_series_zips_and_slices_of_volumes(series: Path) -> None:
     assert [record.path for record in read(series, "path,slice", "a.png,57")] == [picture]
 
 
-@pytest.mark.parametrize(
-    ("row", "said"),
-    [
+def test_series_and_volumes_that_do_not_have_the_slice(series: Path) -> None:
+    (series / "empty").mkdir()
+    for row, said in (
         ("series,3,,", "line 2: .*series has no slice 3; the first one is 0"),
         ("series,x,,", "line 2: slice 'x' is no number"),
         ("series,,mask.nii.gz,", "line 2: .*series holds 3 slices and a mask is of one"),
@@ -180,17 +172,12 @@ def test_series_zips_and_slices_of_volumes(series: Path) -> None:
         ("volume.nii.gz,,,", r"volume\.nii\.gz: holds several slices"),
         ("none.nii.gz,1,,", r"1 of its files do not exist: .*none\.nii\.gz!1"),
         ("empty,,,", r"line 2: .*empty: holds no image"),
-    ],
-)
-def test_series_and_volumes_that_do_not_have_the_slice(series: Path, row: str, said: str) -> None:
-    (series / "empty").mkdir()
-    with pytest.raises((DataError, ImageError), match=said):
-        read_pixels(read(series, "path,slice,lesion_mask,unit", row).records[0])
+    ):
+        with pytest.raises((DataError, ImageError), match=said):
+            read_pixels(read(series, "path,slice,lesion_mask,unit", row).records[0])
 
 
-def test_a_volume_is_read_once_for_its_slices_and_again_when_it_changed(
-    series: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_volume_is_read_once_for_its_slices_and_again_when_it_changed(series: Path, monkeypatch: Patch) -> None:
     records = read(series, "path,slice,lesion_mask", *(f"volume.nii.gz,{n},mask.nii.gz" for n in range(4))).records
     reading = Mock(wraps=read_slices)
     monkeypatch.setattr(manifest, "read_slices", reading)

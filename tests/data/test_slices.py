@@ -105,9 +105,6 @@ def test_slice_mask_crop_and_ten_painted_copies(tmp_path: Path, run_command: Com
     assert next(write_previews(slices, tmp_path / "again", Preprocessing(size=side))).read_bytes() == first.read_bytes()
 
 
-# Phantoms.
-
-
 def test_phantoms_are_a_balanced_data_set_with_a_split_and_masks_of_one_bit(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("p", "again")]
     for folder in folders:
@@ -160,9 +157,8 @@ def test_series_are_each_of_a_patient_of_its_own(tmp_path: Path, run_command: Co
         ("--count", ["2"], "not an empty folder"),
     ],
 )
-def test_wrong_words_and_a_folder_in_use_are_refused_and_nothing_is_written(
-    tmp_path: Path, run_command: Command, option: str, values: list[str], complaint: str
-) -> None:
+def test_wrong_words(tmp_path: Path, run_command: Command, option: str, values: list[str], complaint: str) -> None:
+    """And a folder in use are refused, and nothing is written."""
     used = option == "--count"
     (tmp_path / "mine.txt").touch()
     for value in values:

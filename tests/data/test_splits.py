@@ -58,7 +58,7 @@ def counts(manifest: Manifest, split: Split) -> dict[str, tuple[int, int]]:
     return {name: (found[Label.COVID], found[Label.NON_COVID]) for name, found in labels.items()}
 
 
-def test_official_is_what_the_data_set_says(published: Manifest) -> None:
+def test_official_is_what_the_data_set_says(published: Manifest, pooled: Manifest) -> None:
     split = make_split(published, "official")
     assert counts(published, split) == {"train": (191, 234), "val": (60, 58), "test": (98, 105)}
     assert shared(published, split) == {}
@@ -66,6 +66,14 @@ def test_official_is_what_the_data_set_says(published: Manifest) -> None:
     assert list(tested.parts) == ["test"]
     with pytest.raises(DataError, match="no part 'val', only test"):
         tested.part("val")
+    # Of sources without a split a tenth validates.
+    both = make_split(pooled, "official")
+    for name, indices in split.parts.items():
+        assert {i for i in both.parts[name] if i < 746} == set(indices), name
+    val = [pooled.records[i] for i in both.parts["val"] if i >= 746]
+    assert Counter(record.source for record in val) == {f"ward-{ward}": 3 for ward in range(4)}
+    assert len({record.patient_id for record in val}) == 4
+    assert sum(map(len, members(pooled, both).values())) == 746 + 120
 
 
 @pytest.mark.parametrize(("kind", "val", "close"), [("random", 0.1, 1), ("patients", 0.16, 12)])
@@ -97,16 +105,6 @@ def test_sources_left_out_are_only_tested(published: Manifest, pooled: Manifest)
     assert make_split(with_slice(WARDS, source="ward-1"), "leave-source-out:ward-1", allow_overlap=True).parts["test"]
 
 
-def test_of_sources_without_a_split_a_tenth_validates(published: Manifest, pooled: Manifest) -> None:
-    split = make_split(pooled, "official")
-    for name, indices in make_split(published, "official").parts.items():
-        assert {i for i in split.parts[name] if i < 746} == set(indices), name
-    val = [pooled.records[i] for i in split.parts["val"] if i >= 746]
-    assert Counter(record.source for record in val) == {f"ward-{ward}": 3 for ward in range(4)}
-    assert len({record.patient_id for record in val}) == 4
-    assert sum(map(len, members(pooled, split).values())) == 746 + 120
-
-
 @pytest.mark.parametrize("spec", ["patients:2/4", "leave-source-out:ward-1", "random"])
 def test_a_split_follows_from_the_seed_alone_which_it_may_name(spec: str) -> None:
     moved = [replace(each, path=Path("/elsewhere/b.zip!deep", each.path.name)) for each in WARDS]
@@ -124,9 +122,8 @@ def test_a_split_follows_from_the_seed_alone_which_it_may_name(spec: str) -> Non
         assert names(f"{spec}:5", 0) == names(f"{spec}:5", 1) == first
 
 
-@pytest.mark.parametrize(
-    ("manifest", "spec", "said"),
-    [
+def test_impossible_splits() -> None:
+    for manifest, spec, said in (
         (WARDS, "best", "unknown; choose one of: official, random"),
         (WARDS, "official:1/5", "takes nothing after a colon"),
         (WARDS, "patients", r"not patients:FOLD/FOLDS, such as patients:1/5"),
@@ -144,11 +141,9 @@ def test_a_split_follows_from_the_seed_alone_which_it_may_name(spec: str) -> Non
         (with_slice(TRAINED, split="test"), "official", "1 patient in several parts: p0; split by patients"),
         (WARDS, "random", r"\d+ patients in several parts: .*a random split ignores patients"),
         (with_slice(WARDS, source="ward-1"), "leave-source-out:ward-1", "1 patient in several parts: p0"),
-    ],
-)
-def test_impossible_splits(manifest: Manifest, spec: str, said: str) -> None:
-    with pytest.raises(DataError, match=said):
-        make_split(manifest, spec)
+    ):
+        with pytest.raises(DataError, match=said):
+            make_split(manifest, spec)
 
 
 def test_without_a_split_patients_are_parted_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:

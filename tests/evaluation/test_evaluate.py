@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.special import expit
-from tests.conftest import Page, accept_all, tiny_parts
+from tests.conftest import Page, Patch, accept_all, tiny_parts
 from typer.testing import CliRunner, Result
 
 from groundglass.cli.main import app
@@ -104,7 +104,7 @@ def page_of(out: Path) -> Page:
 
 
 @pytest.fixture(autouse=True)
-def _quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick_figures(monkeypatch: Patch) -> None:
     """Real ones take a second each."""
     monkeypatch.setattr("groundglass.evaluation.report.svg", lambda figure: "<svg></svg>")
 
@@ -161,7 +161,7 @@ def test_figures_are_downloaded_as_svg_and_csv(go: Go, make: Make, out: Path) ->
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names are text on Windows")
-def test_page_is_safe_and_accessible(run: Any, go: Go, make: Make, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_is_safe_and_accessible(run: Any, go: Go, make: Make, out: Path, monkeypatch: Patch) -> None:
     monkeypatch.undo()  # with real figures
     hostile = '<img src=x onerror=alert(1)> & "quoted".png'
     go(make({0: hostile, 1: os.fsdecode(b"caf\xe9.png")}, source="<script>alert(2)</script>"))
@@ -243,7 +243,7 @@ def test_evaluations_are_recorded(run: Any, go: Go, make: Make, tmp_path: Path, 
     assert document(out)["evaluations_of_these_slices"] == 3, "the same slices wherever they lie"
 
 
-def test_training_slices_and_the_unknown_are_told(run: Any, go: Go, make: Make, out: Path) -> None:
+def test_training_slices_the_unknown_and_telling_sources_are_told(run: Any, go: Go, make: Make, out: Path) -> None:
     manifest = make()
     records = list(manifest)
 
@@ -263,17 +263,12 @@ def test_training_slices_and_the_unknown_are_told(run: Any, go: Go, make: Make, 
     del run.info["training_sha256"]
     records = [replace(each, patient_id=f"unknown:{number}") for number, each in enumerate(records)]
     records[0] = replace(records[0], label=None)
-    for said, words in zip(
-        warnings("all", None),
-        ("does not say which slices", "1 slices without a label", "patient of 23 of 23 slices is not known"),
-        strict=True,
-    ):
+    expected = ("does not say which slices", "1 slices without a label", "patient of 23 of 23 slices is not known")
+    for said, words in zip(warnings("all", None), expected, strict=True):
         assert words in said
     assert document(out)["by_patient"] is None
-
-
-def test_sources_that_give_the_label_away_are_told(run: Any, go: Go, make: Make) -> None:
-    manifest, run.info["training_sha256"] = make(), ["0" * 64]
+    run.info["training_sha256"] = ["0" * 64]
+    (run.path / "evaluations.json").unlink()
     apart = [replace(one, source="Bern" if one.label is Label.COVID else "Rome") for one in manifest]
     (warning,) = go(replace(manifest, records=tuple(apart))).document["warnings"]
     assert warning.startswith("Slices of Bern (COVID), Rome (NonCOVID) have one label")
@@ -282,9 +277,7 @@ def test_sources_that_give_the_label_away_are_told(run: Any, go: Go, make: Make)
     assert any(words in each for each in go(replace(manifest, records=mixed)).document["warnings"])
 
 
-def test_masks_of_the_manifest_are_compared_with_what_is_found(
-    run: Any, go: Go, make: Make, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_masks_are_compared(run: Any, go: Go, make: Make, tmp_path: Path, out: Path, monkeypatch: Patch) -> None:
     """The test part has masks: of the lungs, and in every other patient of lesions in the left half of them."""
     monkeypatch.setattr("groundglass.evaluation.evaluate._BATCH", 5)
     records = list(make())
@@ -345,7 +338,10 @@ def command(name: object, manifest: Manifest, *more: str) -> Result:
     return result
 
 
-def test_which_part_is_meant(run: Any, make: Make, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_part_is_meant(run: Any, make: Make, out: Path, monkeypatch: Patch) -> None:
+    with pytest.raises(GroundglassError, match=f"{run.path}: neither a run nor a bundle"):
+        command(run.path, make())
+    assert not out.exists()
     module = SimpleNamespace(Run=SimpleNamespace(open=lambda path: run))
     monkeypatch.setitem(sys.modules, "groundglass.training.run", module)  # which would import torch
     (run.path / "run.json").write_text("{}")
@@ -375,7 +371,7 @@ def test_a_bundle_says_what_the_classifier_says(tiny_bundle: Path, make: Make) -
     assert (outputs.lesion_map.shape, len(outputs.cuts)) == ((5, 8, 8), 5)
 
 
-def test_a_bundle_is_evaluated(tiny_bundle: Path, make: Make, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_is_evaluated(tiny_bundle: Path, make: Make, out: Path, monkeypatch: Patch) -> None:
     before, manifest = sorted(path.name for path in tiny_bundle.iterdir()), make()
     cv2.imwrite(str(manifest.root / "slice 23.png"), np.full((90, 90), 7, np.uint8))
     printed = json.loads(command(tiny_bundle, manifest, "--json").stdout)
@@ -417,9 +413,3 @@ def test_a_zip_knows_its_training(make: Make, tiny_bundle: Path, tmp_path: Path,
     assert "5 % are expected" in printed["applicability"]["beyond_95"]["meaning"]
     assert "% lie far from the training data" in page_of(tmp_path / "out").text
     assert any("trained on 3 of these 24 slices" in warning for warning in printed["warnings"])
-
-
-def test_what_is_neither_a_run_nor_a_bundle_is_named(make: Make, tmp_path: Path, out: Path) -> None:
-    with pytest.raises(GroundglassError, match=f"{tmp_path}: neither a run nor a bundle"):
-        command(tmp_path, make())
-    assert not out.exists()

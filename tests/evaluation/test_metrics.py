@@ -13,6 +13,16 @@ from groundglass.evaluation.segmentation import SEGMENTATION_TITLES, Segmentatio
 
 LABEL = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=np.int8)
 PROBABILITY = np.array([0.95, 0.85, 0.65, 0.15, 0.75, 0.55, 0.45, 0.25, 0.05, 0.05])
+# The data of DeLong, DeLong and Clarke-Pearson (1988), without the six patients who lack a value: albumin, total
+# protein, K-G score, outcome.
+OVARIAN = """
+3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1
+3.8 5.7 5 1  3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1  4.3 7.0 4 1  3.6 6.7 4 0
+2.3 4.4 6 1  4.2 7.6 4 0  4.0 6.6 6 0  3.5 5.8 6 1  3.8 6.8 7 1  3.0 4.7 8 0  4.5 7.4 5 1  3.7 7.4 5 1
+3.1 6.6 6 1  4.1 8.2 6 1  4.3 7.0 5 1  4.3 6.5 4 1  3.2 5.1 5 1  2.6 4.7 6 1  3.3 6.8 6 0  1.7 4.0 7 0
+3.7 6.1 5 1  3.3 6.3 7 1  4.2 7.7 6 1  3.5 6.2 5 1  2.9 5.7 9 0  2.1 4.8 7 1  2.8 6.2 8 0  4.0 7.0 7 1
+3.3 5.7 6 1  3.7 6.9 5 1  3.6 6.6 5 1
+"""
 
 
 def test_calls_errors_of_calibration_and_reliability_by_hand() -> None:
@@ -145,18 +155,6 @@ def test_bands_hold_the_middle_of_the_resampled_curves() -> None:
         assert 0.1 < np.mean(high - low) < 0.5
 
 
-# The data of DeLong, DeLong and Clarke-Pearson (1988), without the six patients who lack a value: albumin, total
-# protein, K-G score, outcome.
-OVARIAN = """
-3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1
-3.8 5.7 5 1  3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1  4.3 7.0 4 1  3.6 6.7 4 0
-2.3 4.4 6 1  4.2 7.6 4 0  4.0 6.6 6 0  3.5 5.8 6 1  3.8 6.8 7 1  3.0 4.7 8 0  4.5 7.4 5 1  3.7 7.4 5 1
-3.1 6.6 6 1  4.1 8.2 6 1  4.3 7.0 5 1  4.3 6.5 4 1  3.2 5.1 5 1  2.6 4.7 6 1  3.3 6.8 6 0  1.7 4.0 7 0
-3.7 6.1 5 1  3.3 6.3 7 1  4.2 7.7 6 1  3.5 6.2 5 1  2.9 5.7 9 0  2.1 4.8 7 1  2.8 6.2 8 0  4.0 7.0 7 1
-3.3 5.7 6 1  3.7 6.9 5 1  3.6 6.6 5 1
-"""
-
-
 def test_delong_on_delongs_own_data() -> None:
     table = np.array(OVARIAN.split(), float).reshape(-1, 4)
     label, scores = table[:, 3].astype(np.int8), (table[:, 0], 10 - table[:, 2], table[:, 1])
@@ -187,9 +185,8 @@ def test_resamples_are_paired_and_weigh_patients() -> None:
     rng = np.random.default_rng(4)
     label, patient = (np.arange(30) // 3 % 2).astype(np.int8), patients(30, each=3)
     probability = rng.uniform(size=(2, 30))
-    first, second, again = (
-        Resampling(patient, 500, 9).draws(label, each)["accuracy"] for each in (*probability, probability[0])
-    )
+    networks = (*probability, probability[0])
+    first, second, again = (Resampling(patient, 500, 9).draws(label, each)["accuracy"] for each in networks)
     np.testing.assert_array_equal(first, again)
     low, high, _ = paired_difference(first, second, 10)
     right = (probability >= 0.5) == (label == 1)
