@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from tests.conftest import Patch
 
 from groundglass.data.phantoms import write_series
 from groundglass.imaging.phantom import make_phantom, write_png
@@ -52,9 +53,7 @@ def test_scripts_make_tables_and_masks_and_share_a_classifier(series: list[Path]
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/python.md"])
-def test_the_python_of_documents_runs(
-    name: str, series: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_python_of_documents_runs(name: str, series: list[Path], tmp_path: Path, monkeypatch: Patch) -> None:
     blocks = re.findall("```python\n(.*?)```", (EXAMPLES.parent / name).read_text("utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(series[1], "series")
@@ -67,7 +66,7 @@ def test_the_python_of_documents_runs(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     command = tmp_path / "bin" / "groundglass"
     command.parent.mkdir()

@@ -36,16 +36,14 @@ def test_a_figure_is_reproducible_and_leaves_nothing_behind(name: str) -> None:
     assert [each for each in words.split("|") if each not in text] == []
 
 
-def test_a_name_has_one_colour_in_all_panels() -> None:
-    curves = {"none": [[0.5]], "imagenet": [[0.6]], "c2l": [[0.7]]}
-    drawn = figures.curves_figure({("first", "AUC"): curves, ("second", "AUC"): {"c2l": [[0.8]]}})
-    *_, first, second = (line.get_color() for axes in drawn.axes for line in axes.lines)
-    assert first == second
-
-
-def test_an_odd_number_of_panels_is_drawn() -> None:
+def test_an_odd_number_of_panels_is_drawn_and_a_name_has_one_colour_in_all() -> None:
     panels = {(f"panel {number}", "AUC"): {"c2l": [[0.8]]} for number in range(3)}
-    assert [axes.get_title() for axes in figures.curves_figure(panels).axes] == ["panel 0", "panel 1", "panel 2"]
+    drawn = figures.curves_figure(
+        {**panels, ("panel 0", "AUC"): {"none": [[0.5]], "imagenet": [[0.6]], "c2l": [[0.7]]}}
+    )
+    assert [axes.get_title() for axes in drawn.axes] == ["panel 0", "panel 1", "panel 2"]
+    *_, first, second, third = (line.get_color() for axes in drawn.axes for line in axes.lines)
+    assert first == second == third
 
 
 def test_a_layer_is_the_more_opaque_the_surer_and_nothing_where_the_map_is_no_number() -> None:
