@@ -258,7 +258,7 @@ def test_series_in_parts_or_of_one_uid_overwrite_nothing(tmp_path: Path, series:
     assert len({Path(each.file).parent for each in lacking}) * 4 == len(lacking) == 4, "one series lacks them"
 
 
-def test_at_its_end_a_series_needs_highdicom(
+def test_a_series_is_written_at_its_end_and_needs_highdicom(
     tmp_path: Path, series: Path, classifier: Classifier, monkeypatch: Patch
 ) -> None:
     writer = MaskWriter(tmp_path / "masks", classifier.bundle)
@@ -267,4 +267,4 @@ def test_at_its_end_a_series_needs_highdicom(
     assert list((tmp_path / "masks").iterdir()) == [], "nothing of a series under way is written"
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(PredictionError, match=r"\.dcm: .* need highdicom; install it with .*\[pacs\]"):
-        writer.finish()
+        MaskWriter(tmp_path / "masks", classifier.bundle).add(prediction)
