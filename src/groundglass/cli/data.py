@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -118,7 +119,7 @@ def describe(
     watched = track(manifest.records, "Reading", console=console, transient=True, disable=hidden)
     description = describing.describe(manifest, watched)
     if as_json:
-        print_json(description)
+        print_json(asdict(description))
     else:
         Console().print(*describing.description_tables(description), sep="\n")
 
