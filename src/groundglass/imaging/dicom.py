@@ -26,7 +26,8 @@ from groundglass.imaging.window import AIR, LUNG, SURELY_HOUNSFIELD, Window, as_
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_IMPLICIT, _EXPLICIT, _EXPLICIT_BIG_ENDIAN, _RLE = (f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2", ".5"))
+_IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+_EXPLICIT_BIG_ENDIAN, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"
 # Pixels that pydicom reads by itself: not compressed, or by RLE.
 _PLAIN = frozenset({_IMPLICIT, _EXPLICIT, _EXPLICIT_BIG_ENDIAN, _RLE})
 # Those that imagecodecs decodes: every Huffman-coded JPEG, JPEG-LS, JPEG 2000 and High-Throughput JPEG 2000.
