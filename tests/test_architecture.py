@@ -1,3 +1,6 @@
+    "top": 249, "imaging": 3_300, "models": 736, "data": 2_117, "training": 3_006, "inference": 3_022,
+    "evaluation": 1_564, "reporting": 385, "cli": 1_473, "experiments": 1_231, "audit": 1_009, "serving": 1_313,
+    "pacs": 873, "cluster": 278,
 """What the package's layers promise, held by reading the source and by running without torch."""
 
 import ast
@@ -32,7 +35,7 @@ CEILINGS = {
     "evaluation": 1_571, "reporting": 393, "cli": 1_490, "experiments": 1_240, "audit": 1_018, "serving": 1_313,
     "pacs": 893, "cluster": 278,
 }  # fmt: skip
-LINES, FILES, LINES_OF_TESTS = 20_715, 97, 12_382
+LINES, FILES, LINES_OF_TESTS = 20_556, 96, 11_991
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}
@@ -140,7 +143,7 @@ def test_little_stands_behind_a_prediction(tmp_path: Path) -> None:
     cv2.imwrite(str(picture), make_phantom(np.random.default_rng(0), level=0.5, size=128).slice.pixels)
     files = behind("predict", picture, "--output", out, "--quiet")
     assert 10 < len(files) <= 31
-    assert lines_of(files) <= 5_010
+    assert lines_of(files) <= 4_964
     assert (out / "report.html").is_file()
 
 
@@ -153,7 +156,7 @@ def test_no_more_than_they_need_stands_behind_the_experiments(tmp_path: Path) ->
     recipe = ("--recipe", "phantom-demo", "--seeds", "0", "--set", "training.epochs=1", "--cache", tmp_path / "cache")
     files = behind("paper", "seeds", *data, *recipe)
     assert 10 < len(files) <= 52
-    assert lines_of(files) <= 8_622
+    assert lines_of(files) <= 8_551
     assert (output / "summary.md").is_file()
 
 

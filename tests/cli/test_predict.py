@@ -606,7 +606,9 @@ def test_volumes_and_masks_are_completed(run: Command, pictures: Path, tmp_path:
 def test_a_full_disk_is_told(pictures: Path, tmp_path: Path, tiny_bundle: Path, name: str) -> None:
     if name.endswith(".parquet"):
         pytest.importorskip("pyarrow")
-    limited = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))\n"
+    limited = (
+        "import resource, sys\nsys.dont_write_bytecode = True\nresource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))\n"
+    )
     words = command(tiny_bundle, pictures, "--output", tmp_path / name)
     full = [sys.executable, "-c", f"{limited}from groundglass.cli.main import main\nmain()", *words[3:]]
     done = subprocess.run(full, capture_output=True, text=True, check=False)

@@ -56,6 +56,13 @@ def test_the_curve_runs_from_the_feet_to_the_head_else_by_frame_else_as_read() -
         assert {each is None for each in (summary.label, summary.series_score)} == {at == ()}
 
 
+def test_neck_and_abdomen_are_a_failure_beside_no_slice_of_their_series() -> None:
+    chest = [ok(f"s/{z}.dcm", position=z) for z in range(3)]
+    assert Totals(None, [NECK, *chest]).left_out == 0
+    for series in ("9.9", None):
+        assert Totals(None, [*chest, replace(NECK, file="t/1", series=series)]).left_out == 1
+
+
 def test_the_label_of_a_series_follows_from_its_score_by_the_rule() -> None:
     for probability, opacity, rule, label in (
         (0.9, 5.0, RULE, "COVID"),

@@ -155,6 +155,7 @@ def test_a_split_without_test_part_is_exported(phantoms: Path, tmp_path: Path, w
 
 
 def test_what_cannot_be_exported_is_refused(done: Run, phantoms: Path, tmp_path: Path, write: Write) -> None:
+    (zipped := tmp_path / "again.zip").touch()
     lines, other = phantoms.read_text().splitlines(), phantoms.parent / "other.csv"
     other.write_text("\n".join([*lines[:20], *lines[22:]]) + "\n")
     begun = replace(done, info={**done.info, "finished": False})
@@ -162,6 +163,7 @@ def test_what_cannot_be_exported_is_refused(done: Run, phantoms: Path, tmp_path:
         ({"data": (other,)}, DataError, "not the data"),
         ({"run": begun}, RunError, "has not finished"),
         ({"output": phantoms / "x"}, RunError, "cannot be written"),
+        ({"output": zipped, "data": (other,)}, DataError, "not the data"),
         ({"cache": phantoms}, RunError, "cannot be written"),
     ):
         with pytest.raises(error, match=said):

@@ -81,6 +81,7 @@ def test_stopped_it_is_resumed(phantoms: Path, done: Run, tmp_path: Path, by: si
         full = RuntimeError("[enforce fail at inline_container.cc:672]\nNo space left on device")
         with patch("torch.save", side_effect=full), pytest.raises(RunError, match=r"ckpt: cannot be .*--resume$"):
             train_job(job(QUICK_RECIPE, phantoms, path, resume=True))
+        (path / "checkpoints" / "last.ckpt").unlink()  # without which it starts anew
     # Worker processes change nothing of the result, and may differ where a run is resumed.
     recipe = load_recipe("phantom-demo", [*BEST, f"trainer.workers={2 * (by is signal.SIGINT)}"])
     resumed = train_job(job(recipe, phantoms, path, resume=True))
