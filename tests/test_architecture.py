@@ -1,6 +1,3 @@
-    "top": 249, "imaging": 3_300, "models": 736, "data": 2_117, "training": 3_006, "inference": 3_022,
-    "evaluation": 1_564, "reporting": 385, "cli": 1_473, "experiments": 1_231, "audit": 1_009, "serving": 1_313,
-    "pacs": 873, "cluster": 278,
 """What the package's layers promise, held by reading the source and by running without torch."""
 
 import ast
@@ -31,9 +28,9 @@ LAYERS = {
 CLOSED = {"experiments", "audit", "serving", "pacs", "cluster"}
 # Lines that each room may hold: it may only shrink, but for a fault that is mended. The goal is 17,000 in all (CONTRIBUTING.md has the goals).
 CEILINGS = {
-    "top": 249, "imaging": 3_320, "models": 752, "data": 2_121, "training": 3_018, "inference": 3_059,
-    "evaluation": 1_571, "reporting": 393, "cli": 1_490, "experiments": 1_240, "audit": 1_018, "serving": 1_313,
-    "pacs": 893, "cluster": 278,
+    "top": 249, "imaging": 3_300, "models": 736, "data": 2_117, "training": 3_006, "inference": 3_022,
+    "evaluation": 1_564, "reporting": 385, "cli": 1_473, "experiments": 1_231, "audit": 1_009, "serving": 1_313,
+    "pacs": 873, "cluster": 278,
 }  # fmt: skip
 LINES, FILES, LINES_OF_TESTS = 20_556, 96, 11_991
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
