@@ -159,7 +159,7 @@ def _check(dataset: Dataset, name: str, limits: Limits) -> None:
     if _kind(dataset) == _DIRECTORY:
         raise ImageError(name, "a DICOMDIR, which lists images and holds none; name its folder instead")
     if not any(keyword in dataset for keyword in _PIXELS):
-        raise ImageError(name, f"holds no pixel data ({of}, SOP class {_kind(dataset) or 'unknown'})")
+        raise ImageError(name, f"no pixel data; it may be truncated ({of}, SOP class {_kind(dataset) or 'unknown'})")
     if modality not in _MODALITIES:
         raise NotASliceError(name, f"{of}, not a CT slice")
     if "LOCALIZER" in str(dataset.get("ImageType", "")).upper():
