@@ -32,7 +32,7 @@ CEILINGS = {
     "evaluation": 1_564, "reporting": 385, "cli": 1_473, "experiments": 1_231, "audit": 1_009, "serving": 1_313,
     "pacs": 873, "cluster": 278,
 }  # fmt: skip
-LINES, FILES, LINES_OF_TESTS = 20_556, 96, 11_991
+LINES, FILES, LINES_OF_TESTS = 20_556, 96, 11_993
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}

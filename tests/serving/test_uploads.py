@@ -392,6 +392,8 @@ def test_while_it_ends_it_is_not_ready_and_what_had_begun_is_finished(start: Sta
         assert service.get("/healthz").status_code == 200
         assert service.post(SMALL).status_code == 200
         assert everything(idle) == b"", "closed when that time is over"
+        with pytest.raises(httpx.ConnectError):
+            service.get("/healthz")
         opened.sendall(content[300:])
         finished = everything(opened)
     assert finished.startswith(b"HTTP/1.1 200 ")
