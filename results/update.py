@@ -18,10 +18,11 @@ from groundglass.evaluation.segmentation import SEGMENTATION_TITLES
 from groundglass.experiments.comparison import MeanSD
 from groundglass.experiments.tables import PAPER_ACCURACY, cell, render_convergence, render_rows, render_seeds
 from groundglass.files import write_json, write_text
-from groundglass.inference.bundle import CARD, DEFAULT, INFO, identity
+from groundglass.inference.bundle import CARD, INFO, identity
 
 RESULTS = Path(__file__).resolve().parent
 ROOT = RESULTS.parent
+BUNDLE = ROOT / "src" / "groundglass" / "bundles" / "default"
 LEFT_OUT = {
     "moscow": "Moscow left out: COVID-19, moderate to critical, against no lesion",
     "china": "China left out: against other pneumonia and normal, eight patients",
@@ -164,14 +165,14 @@ def put(document: Path, name: str, table: str) -> None:
 
 def put_in_card(table: str) -> None:
     """Tell in the installed model's card how its recipe does elsewhere, and list the card as it is then."""
-    card, info = DEFAULT / CARD, json.loads((DEFAULT / INFO).read_text(encoding="utf-8"))
+    card, info = BUNDLE / CARD, json.loads((BUNDLE / INFO).read_text(encoding="utf-8"))
     before, errors, after = card.read_text(encoding="utf-8").partition("## Where it errs")
     heading = "## Its recipe at hospitals left out"
     said = "Trainings of the same recipe; each row with a source left out is of networks that never saw it."
     write_text(card, f"{before.partition(heading)[0]}{heading}\n\n{said}\n\n{table}\n{errors}{after}")
     content = card.read_bytes()
     info["files"][CARD] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    write_json(DEFAULT / INFO, info | {"id": identity(info)})
+    write_json(BUNDLE / INFO, info | {"id": identity(info)})
 
 
 def main() -> None:
