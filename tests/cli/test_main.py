@@ -125,6 +125,7 @@ def test_one_line(manifest: str, tmp_path: Path, run_command: Command) -> None:
         ("download covid-ct --output {tmp} --base-url http://127.0.0.1:9", "no connection"),
         ("audit {unsplit} --fail-on leakage", "leakage cannot be checked: no slice is in a part"),
         ("audit {manifest} --split mine", "split 'mine' is unknown"),
+        ("audit {unsplit} --no-shortcuts --output {unsplit}/x", "manifest.csv/x: Not a directory"),
         ("audit {manifest} --split leave-source-out:phantom", "every slice is of these sources"),
     ):
         named = (each.format(manifest=manifest, unsplit=unsplit, tmp=tmp_path) for each in words.split())

@@ -161,20 +161,15 @@ def test_a_folder_holds_everything(run: Command, pictures: Path, series: Path, t
     ("arguments", "words"),
     [
         ("--output x.xlsx", "takes a folder"),
-        ("--output x.csv --resume", "--resume needs"),
         ("--resume", "--resume needs"),
-        ("--output x.csv --parquet", "--parquet needs"),
         ("--parquet", "--parquet needs"),
-        ("--output x.jsonl --masks", "--masks needs"),
         ("--masks", "--masks needs"),
         ("--output out --masks --engine ray", "--masks does not go with"),
         ("--workers 2", "go with --engine ray"),
-        ("--address auto", "go with --engine ray"),
         ("--engine ray", "--threads does not go with"),
         ("--output pictures/0.png/out", "cannot be"),
         ("--output pictures/0", "is a file"),
         ("--output mine", "not empty"),
-        ("--output mine --resume", "not empty"),
         *((f"--output mine/thesis.{suffix}", "exists") for suffix in ("csv", "parquet", "jsonl")),
         *((f"{path} --output out", path) for path in ("gone.png", "gone/*.png", "gone/**")),
         ("--json --csv", "choose one"),
@@ -256,9 +251,7 @@ def scan(series: Path, folder: Path, slices: int = 5, **elements: object) -> Non
 @pytest.mark.parametrize(
     ("one", "place", "other", "expected"),
     [
-        ({}, "b", {"PatientID": "other"}, [5, 5]),
         ({}, "a", {"PatientID": "other"}, [5, 5]),
-        ({}, "a", {"PatientName": "Other^One"}, [5, 5]),
         ({}, "a", {"StudyInstanceUID": "1.9"}, [5, 5]),
         ({"SeriesInstanceUID": None}, "b", {"SeriesInstanceUID": ""}, [5, 5]),
         ({"SeriesInstanceUID": ""}, "a", {"SeriesInstanceUID": "", "PixelSpacing": [1, 1]}, [5, 5]),
@@ -383,9 +376,10 @@ def test_the_table_and_the_sum_of_a_series(run: Command, pictures: Path, series:
 def test_any_encoding_of_the_output_will_do(series: Path, tiny_bundle: Path, encoding: str) -> None:
     odd = series.rename(series.with_name("größe"))
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
-    done = subprocess.run(command(tiny_bundle, odd), capture_output=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert ("größe" in done.stdout.decode(encoding)) is (encoding == "utf-8")
+    for words in (command(tiny_bundle, odd), [*command(tiny_bundle)[:3], "data", "describe", str(odd)]):
+        done = subprocess.run(words, capture_output=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert ("größe" in done.stdout.decode(encoding)) is (encoding == "utf-8")
 
 
 def test_nothing_is_wider_than_a_terminal(series: Path, bad: Path, tiny_bundle: Path) -> None:
@@ -470,12 +464,7 @@ def test_slices_outside_the_lungs_of_a_series_are_no_failure(run: Command, serie
         ("--help", ">/dev/full", 2, FULL),
         ("--quiet", ">/dev/full", 0, ""),
         ("--json", ">&-", 0, "6 slices: 6 classified"),
-        ("", ">&-", 0, ""),
         ("--json", "2>&-", 0, ""),
-        ("--json", "2>/dev/full", 0, ""),
-        ("--json", "<&- 2>&-", 0, ""),
-        ("", ">/dev/full 2>/dev/full", 2, ""),
-        ("gone.png", "2>/dev/full", 2, ""),
         ("--output out.jsonl", ">&- 2>&- <&-", 0, ""),  # a closed stream is no file
     ],
 )

@@ -41,8 +41,6 @@ tiff, ct = (partial(partial, write) for write in (tifffile.imwrite, write_ct))
 # What writes one small sound file of every kind.
 KINDS: dict[str, Any] = {
     **dict.fromkeys(("a.png", "a.jpg", "a.bmp", "a.tif"), IMAGE.save),
-    "alpha.png": IMAGE.convert("RGBA").save,
-    "palette.png": partial(IMAGE.convert("P").save, transparency=3),
     "deep.png": Image.fromarray((CHEST + 1024).astype(np.uint16)).save,
     **{f"layout-{number}.tif": tiff(data=GREY, **options) for number, options in enumerate(LAYOUTS)},
     "stack.tif": tiff(data=STACK, imagej=True, metadata={"axes": "ZYX"}),

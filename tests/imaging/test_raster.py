@@ -26,6 +26,7 @@ FORMATS = {".png": "PNG", ".tif": "TIFF", ".bmp": "BMP"}
 WINDOWED = np.clip((CHEST + 1350) / 1500, 0, 1) * 4095
 WINDOWED[:4] = 0  # air and black margin lie where soft tissue and air do with 1024 added to Hounsfield units
 DEEP = [*((np.linspace(0, white, 64), white) for white in (65535, 4095, 255)), (WINDOWED, 4095)]
+DEEP.append((np.full(8, 65535), 65535))
 PAGES = [np.roll(GREY, shift, axis=1) for shift in (0, 3, 9)]
 NOISY = GREY + np.random.default_rng(0).integers(0, 9, GREY.shape, np.uint8)
 TINTED = [colormaps[name](NOISY, bytes=True)[..., :3] for name in ("jet", "hsv", "hot", "Blues")]
@@ -150,8 +151,6 @@ def test_tiff_that_is_no_slice(tmp_path: Path) -> None:
         (GREY.astype(np.complex64), {}, {}, "complex"),
         (SIGNED.astype(np.int16), {}, {}, r"from -\d+ to \d+, fit no known scale"),
         (np.dstack([GREY] * 4), {"photometric": "separated"}, {}, "not supported"),
-        (np.dstack([GREY / 255] * 3), {"photometric": "rgb"}, {}, "not supported"),
-        (np.dstack([GREY] * 3), {"photometric": "cielab"}, {}, "not supported"),
         (np.dstack([GREY] * 9), {"planarconfig": "contig"}, {}, "9 channels are not supported"),
         (np.stack([GREY] * 2), {"volumetric": True, "tile": (2, 16, 16)}, {}, "not supported"),
         (GREY, {"description": "ImageJ=1.54f\nimages=8\n"}, {}, "ImageJ's stack of 8 images in one page"),

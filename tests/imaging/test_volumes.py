@@ -75,7 +75,6 @@ WRITTEN: dict[str, Any] = {
     **dict.fromkeys(("a.nii", "a.nii.gz"), write_nifti),
     **dict.fromkeys(("b.nii", "b.nii.gz"), nifti(kind=nib.Nifti2Image)),
     "big-endian.nii": nifti(order=">"),
-    "float.nii": nifti(voxels=VOLUME.astype(np.float32)),
     **{f"slope-{no}.nii": nifti(scl_slope=no, scl_inter=-24.0) for no in (0.0, np.nan)},
     "intercept.nii": nifti(voxels=VOLUME + np.int16(24), scl_slope=1.0, scl_inter=-24.0),
     "slope.nii": nifti(voxels=VOLUME * np.int16(2) + np.int16(48), scl_slope=0.5, scl_inter=-24.0),
@@ -83,7 +82,6 @@ WRITTEN: dict[str, Any] = {
     **{f"{size}.nii": nifti(extension=b"x" * size) for size in (16, 400, 70_000)},
     **{f"{size}.nii.gz": nifti(extension=b"x" * size) for size in (16, 70_000)},
     "members.nii.gz": write_members,
-    "padded.nii.gz": partial(write_members, trailing=bytes(512)),
     "garbage.nii.gz": partial(write_members, trailing=b"garbage"),
     **dict.fromkeys(("a.mha", "a.mhd"), write_metaimage),
     **dict.fromkeys(("packed.mha", "packed.mhd"), meta(compressed=True)),
@@ -204,14 +202,10 @@ def test_headers_that_cannot_be_trusted(tmp_path: Path) -> None:
         ({"BinaryData": "False"}, r"BinaryData = False"),
         ({"DimSize": "60000 60000 5"}, "more than the limit"),
         ({"DimSize": "64 48 6"}, "fewer voxels"),
-        ({"DimSize": "64 48 -5"}, "limit"),
         *(({"DimSize": size}, "damaged") for size in ("64 48", "many 48 5")),
         *(({"TransformMatrix": numbers}, "damaged") for numbers in ("0 0 0 0 0 0 0 0 0", "1 0 0 1")),
         *(({key: None}, f"has no {key}") for key in ("DimSize", "ElementType")),
-        ({"ElementType": "MET_STRING"}, "not a CT"),
-        ({"ElementNumberOfChannels": "3"}, "not a CT"),
         ({"ElementSpacing": "nan nan nan"}, "damaged"),
-        ({"CompressedData": "True"}, "damaged"),
     ):
         assert_refused(write_metaimage(folder / "bad.mhd", **fields), rf"bad\.(mhd|raw): .*{reason}")
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, track
 from typer import Argument, Option
 
-from groundglass.cli.options import MapLabel, print_json, report
+from groundglass.cli.options import GREATEST_SEED, MapLabel, print_json, report
 from groundglass.files import one_line
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def audit(
     ] = None,
     split: Annotated[str | None, Option(help="Audit the parts of this split instead of the data's own.")] = None,
     shortcuts: Annotated[bool, Option(help="Measure the shortcut baselines as well.")] = True,
-    seed: Annotated[int, Option(min=0, help="Of the split and the shortcut baselines.")] = 0,
+    seed: Annotated[int, Option(min=0, max=GREATEST_SEED, help="Of the split and the shortcut baselines.")] = 0,
     threads: Annotated[int, Option(min=0, help="CPU threads; 0: one per core.")] = 0,
 ) -> None:
     """Find copies, leakage, label conflicts and shortcuts in a data set."""

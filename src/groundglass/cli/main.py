@@ -134,8 +134,8 @@ def _c_libraries_kept_quiet() -> Iterator[None]:
 def main() -> None:
     """Entry point. A ``GroundglassError`` ends in one line on stderr and exit status 2.
 
-    So does a missing package that training needs: most commands of an installation without it do not; and so does
-    standard output that cannot be written.
+    So does a missing package that training needs: most commands of an installation without it do not; and so do
+    standard output that cannot be written, and a file that cannot be read or written.
     """
     _open_streams()
     # Python's last search for garbage among PyTorch's objects would take more than a second.
@@ -149,6 +149,10 @@ def main() -> None:
         raise
     except GroundglassError as error:
         _fail(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
     except ModuleNotFoundError as error:
         if error.name not in _TRAINING:
             raise
@@ -182,7 +186,7 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
     if (out := sys.stdout) is sys.__stdout__ and isinstance(out, TextIOWrapper):
         plain = BufferedWriter(_StandardOutput(1, "w", closefd=False))
-        sys.stdout = TextIOWrapper(plain, out.encoding, out.errors, None, out.line_buffering, out.write_through)
+        sys.stdout = TextIOWrapper(plain, out.encoding, "backslashreplace", None, out.line_buffering, out.write_through)
 
 
 def _settled(stream: TextIO) -> Exception | None:

@@ -23,7 +23,8 @@ MapLabel = Annotated[
 ]
 Lungs = Annotated[Path | None, Option(help="Model of the lung fields, .onnx; default: the installed one.")]
 Split = Annotated[str, Option(help="official, random, patients:FOLD/FOLDS[:SEED] or leave-source-out:NAME.")]
-Seed = Annotated[int, Option(min=0, help="Of everything random.")]
+GREATEST_SEED = 2**32 - 1  # that scikit-learn takes
+Seed = Annotated[int, Option(min=0, max=GREATEST_SEED, help="Of everything random.")]
 RecipeName = Annotated[str, Option(help="Name of a recipe, or a YAML file.")]
 LesionFree = Annotated[Path | None, Option(help="Folder of lesion-free slices for lesion synthesis.")]
 Resume = Annotated[bool, Option("--resume", help="Continue where an earlier run stopped.")]

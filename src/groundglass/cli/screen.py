@@ -155,8 +155,6 @@ class Screen:
     def __init__(
         self, printed: Literal["jsonl", "csv"] | None, *, quiet: bool = False, keep_identifiers: bool = False
     ) -> None:
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="backslashreplace")
         on_terminal = sys.stdout.isatty()
         self._quiet = quiet
         self._console = Console(stderr=not on_terminal)

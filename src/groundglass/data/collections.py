@@ -20,7 +20,7 @@ from PIL import Image
 
 from groundglass.data.manifest import Label, Manifest, Record, unknown_patient, write_manifest, write_mask
 from groundglass.errors import DataError, ImageError, NotASliceError
-from groundglass.files import one_line
+from groundglass.files import one_line, printable
 from groundglass.imaging.dicom import open_dataset
 from groundglass.imaging.read import read_slice, read_slices
 from groundglass.imaging.slice import Grey, Origin
@@ -103,6 +103,7 @@ def import_collection(
         DataError: the collection is not there or laid out otherwise, or the output exists.
     """
     adapter, layout = COLLECTIONS[name]
+    output = output.absolute()
     folder = output.with_name(f"{output.stem}-slices")
     if present := [str(target) for target in (output, folder) if target.exists()]:
         raise DataError(f"{present[0]}: exists already; remove it, or name another manifest")
@@ -115,6 +116,8 @@ def import_collection(
         for scan in adapter(tree):
             with reported(on_error):
                 for record in scan:
+                    if printable(record.path) != str(record.path):
+                        raise ImageError(record.path, "its name is not UTF-8, as a manifest is; rename it")
                     records.append(record)
                     progress("importing", 1, None)
         if not records:
@@ -281,7 +284,7 @@ def _outlines(tree: _Tree) -> _Outlines | None:
 
 def _cc_ccii(tree: _Tree) -> _Scans:
     """Slices listed to show a lesion; of normal scans, and of all without that list, the middle half."""
-    lists = [path.read_text(encoding="utf-8") for path, _ in tree.matching(r"lesions?_slices\.csv$")]
+    lists = [path.read_text(encoding="utf-8", errors="replace") for path, _ in tree.matching(r"lesions?_slices\.csv$")]
     listed = {tuple(line.strip('" ').split("/")[-4:]) for text in lists for line in text.splitlines()}
     for match, files in tree.scans(rf"(NCP|CP|Normal)/([^/]+)/[^/]+/{_PICTURE}"):
         label = Label.COVID if match[1].upper() == "NCP" else Label.NON_COVID
@@ -295,7 +298,8 @@ def _covidx_ct(tree: _Tree) -> _Scans:
     images = tree.by_name(r"\d[AB]_images/([^/]+\.png)$")
     classes = {"0": "normal", "1": "pneumonia", "2": "COVID-19"}
     for path, part in tree.matching(r"(train|val|test)_COVIDx[_-]CT[^/]*\.txt$"):
-        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = path.read_text(encoding="utf-8", errors="replace")
+        rows = [line.split() for line in text.splitlines() if line.strip()]
         wrong = [row for row in rows if len(row) < 2 or row[1] not in classes or row[0] not in images]
         if wrong:
             line = " ".join(wrong[0])[:80]

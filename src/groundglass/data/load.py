@@ -39,13 +39,13 @@ def load_dataset(path: Path, map_label: Iterable[str] = ()) -> Manifest:
         DataError: nothing is there, or what is there is none of these or incomplete.
     """
     names = label_names(map_label)
-    if path.is_file():
-        if path.suffix.lower() in {".csv", ".tsv"}:
-            return read_manifest(path, names)
-        raise DataError(f"{path}: a data set is a folder or a manifest CSV, not a single file")
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder or file")
     try:
+        if path.is_file():
+            if path.suffix.lower() in {".csv", ".tsv"}:
+                return read_manifest(path, names)
+            raise DataError(f"{path}: a data set is a folder or a manifest CSV, not a single file")
+        if not path.is_dir():
+            raise DataError(f"{path}: no such folder or file")
         if looks_like(path):
             return load_covid_ct(path)
         if (path / "manifest.csv").is_file():
@@ -72,12 +72,12 @@ def load_pool(paths: Sequence[Path], map_label: Iterable[str] = ()) -> Manifest:
     root = Path(os.path.commonpath([manifest.root.absolute() for manifest in manifests]))
     names = Counter(manifest.name for manifest in manifests)
     for number, (path, manifest) in enumerate(zip(paths, manifests, strict=True)):
-        place = path.absolute().with_suffix("")
+        place = path.absolute() if path.is_dir() else path.absolute().with_suffix("")
         if names[manifest.name] > 1 and place != root:
             name = place.relative_to(root).as_posix()
             records = (replace(r, source=name) if r.source == manifest.name else r for r in manifest)
             manifests[number] = replace(manifest, name=name, records=tuple(records))
-    files = Counter(record.path for manifest in manifests for record in manifest)
+    files = Counter(os.path.abspath(record.path) for manifest in manifests for record in manifest)
     if twice := next((file for file, count in files.items() if count > 1), None):
         raise DataError(f"{twice}: is in two of the data sets")
     name, given = "+".join(each.name for each in manifests), sum((each.given for each in manifests), ())

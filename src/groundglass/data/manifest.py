@@ -42,6 +42,7 @@ _DELIMITERS = ",;\t"
 _SPLITS = {"train": "train", **dict.fromkeys(("val", "valid", "validation", "dev"), "val"), "test": "test"}
 _UNIT = re.compile(r"HU(?:\+(?P<offset>\d+))?|grey/(?P<white>[1-9]\d*)", re.IGNORECASE)
 _UNKNOWN_PATIENT = "unknown:"
+_BEYOND = "\n"  # the column of what a row has too much, as no header can call one
 _LOG = logging.getLogger(__name__)
 
 
@@ -83,7 +84,8 @@ def label_names(given: Iterable[str]) -> LabelNames:
         DataError: it is not said in this way, or a label would become another one.
     """
     named: dict[str, Label] = {}
-    for pair in (each for text in given for each in text.split(",")):
+    # A comma parts two pairs where a label stands before it: names may hold commas and equals signs.
+    for pair in (each.lstrip(",") for text in given for each in re.findall(r".+?=[^,=]*(?=,|$)|.+", text) or [text]):
         spelling, equals, label = pair.rpartition("=")
         if not (equals and spelling.strip()):
             raise DataError(f"{pair!r} maps no label; write it as positive=COVID,CAP=NonCOVID")
@@ -160,7 +162,7 @@ class Manifest:
 
 @cache
 def say(message: str) -> None:
-    """Warn the user of what was taken for granted, once."""
+    """Warn the user of what was taken for granted."""
     _LOG.warning(message)
 
 
@@ -335,11 +337,12 @@ def _rows(
     path: Path, names: LabelNames | None, expand: Callable[[Record], Iterable[Record]] = lambda record: [record]
 ) -> Iterator[tuple[int, Record]]:
     """Line number and record of each row, streamed."""
+    row = None
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             first = stream.readline()
             delimiter = max(_DELIMITERS, key=first.count)
-            reader = csv.DictReader(chain([first], stream), restkey="", delimiter=delimiter)
+            reader = csv.DictReader(chain([first], stream), restkey=_BEYOND, delimiter=delimiter)
             _check_header(path, reader.fieldnames or (), only_paths=names is None)
             try:
                 for row in reader:
@@ -350,7 +353,9 @@ def _rows(
         raise DataError(f"{path}: is not UTF-8 text; save the manifest as CSV in UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    if reader.line_num < 2:
+    except csv.Error as error:
+        raise DataError(f"{path}: {error}") from error
+    if row is None:
         raise DataError(f"{path}: has no rows, only a header line")
 
 
@@ -366,7 +371,7 @@ def _check_header(path: Path, names: Sequence[str], *, only_paths: bool) -> None
     if "path" not in header:
         given, known = ", ".join(header), ", ".join(_COLUMNS)
         raise DataError(f"{path}: has no column `path`, only {given}; give its columns the names {known}")
-    unknown = [name for name in header if name not in _COLUMNS]
+    unknown = [name for name in header if name and name not in _COLUMNS]
     missing = [name for name in ("label", "patient_id") if name not in header]
     if unknown and missing and not only_paths:
         holders = f"if one of {', '.join(unknown)} holds it, rename that"
@@ -374,7 +379,7 @@ def _check_header(path: Path, names: Sequence[str], *, only_paths: bool) -> None
 
 
 def _parse_row(path: Path, row: Mapping[str, str], names: LabelNames | None) -> Record:
-    if "" in row:
+    if _BEYOND in row:
         raise DataError("has more fields than columns; put quotes around a path that holds the delimiter")
     given = {name: (row.get(name) or "").strip() for name in _COLUMNS}
     number, unit, split = given["slice"], given["unit"], _SPLITS.get(given["split"].lower())

@@ -76,10 +76,10 @@ def write_series(folder: Path, severities: Sequence[float], count: int, seed: in
     """
     if not severities or any(not 0 <= severity <= 1 for severity in severities):
         raise DataError("severities must be numbers from 0 to 1, such as 0,0.3,0.9")
-    if len(set(severities)) < len(severities):
-        raise DataError("each severity can be given once")
-    _check(folder)
     written = [folder / f"severity-{severity:.2f}" for severity in severities]
+    if len(set(written)) < len(written):
+        raise DataError("each severity can be given once, to two places after the point")
+    _check(folder)
     records = []
     for number, (severity, series) in enumerate(zip(severities, written, strict=True)):
         for phantom in make_series(np.random.default_rng([seed, number]), count, severity, size):

@@ -16,7 +16,7 @@ from groundglass.files import write_bytes
 from groundglass.imaging.crop import Preprocessing, resize_box
 from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic
 from groundglass.imaging.lungs import shipped, squared
-from groundglass.imaging.read import read_slices
+from groundglass.imaging.read import lying_in, read_slices
 from groundglass.imaging.slice import Grey
 from groundglass.reporting.overlay import LESION, OTHER, grey_picture, outline_mask
 
@@ -39,12 +39,13 @@ def write_previews(
 
     The copies show every kind of COVID-19 lesion, of ``severity`` 0 to 1, and every sign of another disease, the
     painted region outlined; the same ``seed`` paints the same. They are missing where no lungs are found. The path of
-    each picture is yielded once it is written. ``on_error`` is called for each file that cannot be read.
+    each picture is yielded once it is written; what lies in ``output`` already is not read. ``on_error`` is called for
+    each file that cannot be read.
 
     Raises:
         ImageError: nothing can be read; without ``on_error``, a file cannot.
     """
-    for number, ct_slice in enumerate(read_slices(path, on_error=on_error)):
+    for number, ct_slice in enumerate(read_slices(path, on_error=on_error, skip=lying_in(output))):
         tiles = _tiles(ct_slice.pixels, preprocessing, severity, np.random.default_rng([seed, number]))
         tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _COLUMNS)
         rows = [np.hstack(tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]

@@ -9,19 +9,15 @@ from itertools import groupby
 from os import PathLike
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from groundglass.files import atomic_path
 from groundglass.imaging.lungs import shipped
-from groundglass.imaging.read import read_slices
+from groundglass.imaging.read import lying_in, read_slices
 from groundglass.imaging.slice import Origin, is_uid
 from groundglass.imaging.source import OnError
 
 _NAME_DIGITS, _LEAST_LUNGS = 16, 0.05
-# Cosine between the slice normal and the patient's long axis from which a slice counts as axial: gantries
-# tilt by up to 30 degrees.
-_AXIAL = 0.86
 
 
 def cut_slices(
@@ -33,7 +29,8 @@ def cut_slices(
     pixels: the same for the same input, and nothing of the patient, file or study can be read from it or
     guessed at by digesting likely names. The files carry no metadata.
 
-    The path of each picture is yielded once it is written; files of its name in the folder ``output`` are replaced.
+    The path of each picture is yielded once it is written; files of its name in the folder ``output``, of which nothing
+    is read, are replaced.
 
     Of ``every`` so many slices the first is taken, if it is axial and at least a twentieth of the picture is lung.
 
@@ -41,11 +38,11 @@ def cut_slices(
         ImageError: a file cannot be read and there is no ``on_error`` to be called with this instead.
     """
     find_lungs = shipped()
-    slices = read_slices(path, on_error=on_error)
+    slices = read_slices(path, on_error=on_error, skip=lying_in(output))
     for _, series in groupby(slices, key=lambda image: _series(image.origin)):
         name = None
         for index, image in enumerate(series):
-            if index % every or not _is_axial(image.origin) or find_lungs(image.pixels).mean() < _LEAST_LUNGS:
+            if index % every or not image.origin.is_axial or find_lungs(image.pixels).mean() < _LEAST_LUNGS:
                 continue
             name = name or hashlib.sha256(image.pixels.tobytes()).hexdigest()[:_NAME_DIGITS]
             target = output / f"{name}_{index:04d}.png"
@@ -59,11 +56,3 @@ def _series(origin: Origin) -> tuple[str | None, ...]:
     if origin.stack is None or (origin.series is None and origin.frame is not None):
         return (origin.file,)
     return origin.study, origin.series, origin.stack, None if is_uid(origin.series) else os.path.dirname(origin.file)
-
-
-def _is_axial(origin: Origin) -> bool:
-    """Whether a slice is axial, as far as its file says; a picture is taken to be."""
-    if origin.orientation is None:
-        return True
-    rows, columns = origin.orientation[:3], origin.orientation[3:]
-    return bool(abs(np.cross(rows, columns)[2]) >= _AXIAL)

@@ -149,9 +149,9 @@ def _leave_source_out(manifest: Manifest, kind: str, argument: str, seed: int) -
         listed = name_some(sources, 12)
         raise DataError(f"leave-source-out needs a source: leave-source-out:NAME with one of {listed}")
     for name in names:
-        if not any(fnmatchcase(source, name) for source in sources):
+        if not any(source == name or fnmatchcase(source, name) for source in sources):
             raise DataError(f"leave-source-out: no source {name!r}; this data has {name_some(sources, 12)}")
-    left_out = {source for source in sources if any(fnmatchcase(source, name) for name in names)}
+    left_out = {source for source in sources if any(source == name or fnmatchcase(source, name) for name in names)}
     test = [i for i, each in enumerate(manifest) if not left_out.isdisjoint((each.source, each.hospital))]
     rest = sorted({*range(len(manifest))}.difference(test))
     if not rest:
@@ -165,7 +165,7 @@ def _leave_source_out(manifest: Manifest, kind: str, argument: str, seed: int) -
 def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
     """The splits by folds of all slices or patients."""
     if kind == "random" and re.fullmatch(r"\d{0,9}", argument):
-        argument = f"1/{_RANDOM_FOLDS}:{argument or seed}"
+        argument = f"1/{_RANDOM_FOLDS}" + (argument and f":{argument}")
     match = re.fullmatch(r"(\d+)/(\d+)(?::(\d{1,9}))?", argument)
     if match is None or int(match[2]) < 2 or not 1 <= int(match[1]) <= int(match[2]):
         raise DataError(

@@ -63,6 +63,12 @@ class Scaled(NamedTuple):
         return str(self.path)
 
 
+def lying_in(folder: Path) -> Skip:
+    """Leaves out what lies in a folder, such as one that is written to."""
+    own = os.path.realpath(folder)
+    return lambda file: Path(os.path.realpath(file)).is_relative_to(own)
+
+
 class LazyDecoder(ExitStack):
     """The decoder of compressed DICOM frames, imported with the first DICOM file; the block ends it."""
 

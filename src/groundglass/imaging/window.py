@@ -115,7 +115,7 @@ def find_scale(
     scales = _FULL_SCALES if values.dtype.kind in "biu" and slope == 1 else (1.0, *_FULL_SCALES)
     white = next((scale for scale in scales if maximum <= 1.01 * scale), np.inf)
     # A picture uses much of its scale. Masks, whose numbers are few, small and whole, are read as well.
-    much = (maximum - minimum) / white >= (0.25 if whole else 0.5)
+    much = (maximum - minimum) / white >= (0.25 if whole else 0.5) or minimum == white
     if minimum >= -0.01 * white and (much or (whole and white <= _FULL_SCALES[0])):
         return Scale(slope, intercept, white=white)
     known = "neither Hounsfield units nor grey values of 0 to 1, or of 8, 10, 12, 14, 16 or 32 bits"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from groundglass.errors import PredictionError
 from groundglass.files import atomic_path, printable, write_json
+from groundglass.imaging.read import lying_in
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.prediction import Prediction, Status
 from groundglass.inference.series import SERIES_SCORE, Totals
@@ -97,15 +97,14 @@ class Output:
         self.write: Callable[[Prediction], None] | None = None
         self.masks: MaskWriter | None = None
         self._plan, self._bundle, self._done = plan, bundle.id, set[_Key]()
-        self._own = plan.folder and Path(os.path.realpath(plan.folder))
+        self._own = lying_in(plan.folder) if plan.folder else lambda _: False
 
     def excludes(self, file: str, frame: int | None = None) -> bool:
         """Whether a file, or a slice of one, needs no prediction: it has one already, or is a picture of one.
 
         A file of several slices is read again, for only its end shows whether it is done.
         """
-        own = self._own is not None and Path(os.path.realpath(file)).is_relative_to(self._own)
-        return own or (printable(file), frame) in self._done
+        return self._own(file) or (printable(file), frame) in self._done
 
     def add(self, prediction: Prediction) -> Prediction:
         """Take one prediction; gives what counts, see :meth:`groundglass.inference.series.Totals.add`.
