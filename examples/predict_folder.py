@@ -2,10 +2,12 @@
 
 import sys
 
+import pandas as pd
+
 import groundglass
 
 folder, table = sys.argv[1:]
 predictions = groundglass.load().predict(folder, evidence=False)
-predictions.to_frame().to_csv(table, index=False)
+pd.DataFrame(predictions.to_dict()).to_csv(table, index=False)
 for prediction in predictions:
     print(prediction.file, prediction.status.value, prediction.label or prediction.reason)

@@ -54,16 +54,12 @@ def test_only_axial_geometry_passes() -> None:
     for orientation, words in (
         (None, "None"),
         ((1, 0, 0, 0, 1, 0), "None"),  # supine
-        ((-1, 0, 0, 0, -1, 0), "None"),  # prone
-        ((-1, 0, 0, 0, 1, 0), "None"),  # mirrored
         ((1, 0, 0, 0, COS, SIN), "None"),  # a tilted gantry
         ((COS, SIN, 0, -SIN, COS, 0), "None"),  # a patient turned a little
         ((1, 0, 0, 0, 0, -1), "coronal"),
         ((0, 1, 0, 0, 0, -1), "sagittal"),
-        ((0.7071, 0.7071, 0, 0, 0, -1), "oblique"),
         ((1, 0, 0, 0, 0.7071, 0.7071), "coronal or oblique"),  # half way
         ((0, 1, 0, -1, 0, 0), "turned by 90 degrees"),
-        ((0, -1, 0, 1, 0, 0), "turned by 90 degrees"),
     ):
         assert words in reason(CHEST, orientation=orientation)
 

@@ -9,6 +9,8 @@ from tests.conftest import Patch, make_zip
 from groundglass.errors import PredictionError
 from groundglass.inference.inputs import count_files, expand
 
+LONG = "x" * 300  # as no file can be called
+
 
 @pytest.fixture(autouse=True)
 def tree(tmp_path: Path, monkeypatch: Patch) -> Path:
@@ -33,22 +35,20 @@ def tree(tmp_path: Path, monkeypatch: Patch) -> Path:
         ("a/[12].png", "a/1.png a/2.png"),
         # Nothing twice, by their spelling alone.
         ("a/1.png a/1.png ./a/1.png", "a/1.png"),
-        ("a/../a/1.png a/1.png", "a/../a/1.png a/1.png"),
-        ("a/1.png a a/b", "a"),
         ("a/**", "a"),
         ("study.zip!s/1.png study.zip", "study.zip!s/1.png study.zip"),
         (". study.zip a/b/3.png", "."),
         # What a folder passes over is read where it is named itself.
         ("a a/.hidden/4.png", "a a/.hidden/4.png"),
         # A damaged archive is left to its reader.
-        ("bad.zip!x", "bad.zip!x"),
+        (f"bad.zip!{LONG} a", f"bad.zip!{LONG} a"),
     ],
 )
 def test_what_arguments_name(arguments: str, expected: str) -> None:
     assert [path.as_posix() for path in expand(arguments.split())] == expected.split()
 
 
-@pytest.mark.parametrize("argument", ["gone", "a/*.dcm", "study.zip!s/3.png", "gone.zip!x", "", "link.png"])
+@pytest.mark.parametrize("argument", ["gone", "a/*.dcm", "study.zip!s/3.png", f"{LONG}.zip!x", "", "link.png"])
 def test_what_is_not_there_is_an_error_before_anything_is_read(tree: Path, argument: str) -> None:
     (tree / "link.png").symlink_to("gone.png")
     words = {"a/*.dcm": "no file matches", "link.png": "a link to nothing"}.get(argument, "no such")
@@ -62,4 +62,4 @@ def test_files_are_counted_without_being_opened(tree: Path) -> None:
         assert count_files(expand(paths.split())) == count
     assert count_files(expand(["a"]), lambda name: not name.endswith(os.path.join("b", "3.png"))) == 4
     (tree / "files.csv").write_text("path\na/1.png\nstudy.zip!s/1.png\ngone.png\n")
-    assert count_files([tree / "files.csv", tree / "a"]) == 3 + 5
+    assert count_files([tree / "files.csv", tree / "a", tree / f"{LONG}.csv"]) == 3 + 5 + 1

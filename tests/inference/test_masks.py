@@ -116,6 +116,8 @@ def test_volumes_voxel_for_voxel(tmp_path: Path, write: Write, orientation: str,
     middle = len(dense) // 2
     np.testing.assert_array_equal(found[middle + 1 :], dense[middle + 1 :])
     assert not found[:middle].any()
+    whole = [each.read_bytes() for each in files.values()]
+    assert [each.read_bytes() for each in write(predictions_of(path)[3:]).values()] == whole, "an earlier run's stay"
 
 
 def write_series(folder: Path, size: int = 128) -> Path:
@@ -199,9 +201,7 @@ def test_a_zipped_series_and_one_without_lungs(tmp_path: Path, series: Path, wri
         {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},
         {"SOPInstanceUID": "../../1.2"},
         {"PixelSpacing": [2, 2]},
-        {"PixelSpacing": [0, 0]},
         {"ImageOrientationPatient": [1, 0, 0, 0.5, 1, 0]},
-        {"ImageOrientationPatient": [0, 1, 0, 1, 0, 0]},
     ],
 )
 def test_a_series_that_is_no_stack_becomes_pictures(series: Path, write: Write, elements: dict[str, Any]) -> None:

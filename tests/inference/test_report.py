@@ -39,12 +39,13 @@ SERIES = [
     )
 ]  # fmt: skip
 NECK = Prediction(Status.REFUSED, "d/n.dcm", "b", "outside the lungs: hardly any", series="1.1", position=90)
+COLOUR = Prediction(Status.REFUSED, "c.png", "b", "a picture in colour, not a CT slice")
 REFUSED = [Prediction(Status.REFUSED, f"r/{n}.png", "b", f"blank: one grey ({n}.5 %)") for n in range(5)]
 
 
 @pytest.fixture
 def write(tmp_path: Path, tiny_bundle: Path) -> Write:
-    """Writes the page of predictions, each with the picture of a phantom unless it failed or has one."""
+    """Writes the page of predictions, each with the picture of a phantom unless it failed, has one or is in colour."""
     (tmp_path / "overlays").mkdir()
 
     def write(*predictions: Prediction, command: str = "groundglass") -> Page:
@@ -53,9 +54,10 @@ def write(tmp_path: Path, tiny_bundle: Path) -> Write:
         with (tmp_path / "predictions.jsonl").open("wb") as stream:
             for prediction in predictions:
                 totals.add(prediction)
-                stream.write(json_line(prediction))
                 picture = tmp_path / "overlays" / f"{picture_stem(prediction.file, prediction.frame)}.svg"
-                if prediction.status is not Status.FAILED and not picture.exists():
+                shown = prediction.status is not Status.FAILED and prediction != COLOUR
+                stream.write(json_line(replace(prediction, overlay=f"overlays/{picture.name}" if shown else None)))
+                if shown and not picture.exists():
                     picture.hardlink_to(tmp_path / "picture.svg")
         places = (tmp_path / "report.html", tmp_path / "predictions.jsonl", tmp_path / "overlays")
         write_report(*places, Bundle.open(tiny_bundle), totals, command)
@@ -69,17 +71,16 @@ def slices(page: Page) -> list[int]:
 
 
 def test_a_series_has_its_answer_three_slices_and_the_rest_in_order(write: Write, tmp_path: Path) -> None:
-    page = write(*SERIES, NECK, Prediction(Status.FAILED, "c/x.png", "b", "truncated"))
+    page = write(*SERIES, NECK, COLOUR, Prediction(Status.FAILED, "c/x.png", "b", "truncated"))
     order = "with care", 'id="series"', "0 0 512 220", 'id="s3"', 'id="refused"', 'id="made"'
     assert sorted(order, key=page.html.index) == list(order)
-    assert slices(page) == [3, 1, 2, 0, 4, 5], "by probability, then 0, 30 and 90 mm"
+    assert slices(page) == [3, 1, 2, 0, 4, 5, 6], "by probability, then 0, 30 and 90 mm, and what is no series"
     for part, said in (
         ("series-1", "Label COVID of the series"),
         ("series-1", "Series score 0.700 mean of the 3 highest probabilities; 0.316–"),
         ("series-1", "6 slices: 5 classified (2 COVID, 2 NonCOVID, 1 uncertain), 1 outside the lungs"),
         ("series-1", "highest 0.900 at 40 mm, lowest 0.100"),
         ("lungs-3", "COVID 0.900 at 40.0 mm"),  # below the toggles
-        ("lungs-3", "one-lung-found"),
         ("s5", "90.0 mm outside the lungs"),
         ("", "1 file could not be read"),
         ("refused", "failed: truncated 1 x.png"),
@@ -87,7 +88,8 @@ def test_a_series_has_its_answer_three_slices_and_the_rest_in_order(write: Write
         assert said in page.parts[part]
     links = {attributes.get("href") for tag, attributes in page.tags if tag == "a"}
     assert {f"#s{number}" for number in range(5)} <= links, "from the curve"
-    assert all((tmp_path / str(link)).is_file() for link in links if not str(link).startswith("#"))
+    pictures = [tmp_path / str(link) for link in links if not str(link).startswith("#")]
+    assert (len(pictures), all(path.is_file() for path in pictures)) == (6, True)
 
 
 def test_series_are_listed_and_those_without_a_slice_summed_up(write: Write) -> None:

@@ -33,8 +33,8 @@ PREDICTIONS = (
 )
 SLICES = tuple(map(ReportedSlice, IMAGES, PREDICTIONS))
 REPORT = SeriesReport("1.2.3", derived_uid("1.2.3", "report"), IMAGES, SLICES)
-YAMADA = "Yamada^Tarou=山田^太郎=やまだ^たろう"
-ALPHABETS = {"Müller^Jürgen": "ISO_IR 100", YAMADA: ["", "ISO 2022 IR 87"], "Люкceмбypг": "ISO_IR 144"}
+YAMADA = "Yamada^Tarou=山\u3000田^太郎=やまだ^たろう"
+ALPHABETS = {"Müller\xa0^Jürgen": "ISO_IR 100", YAMADA: ["", "ISO 2022 IR 87"], "Люкceмбypг": "ISO_IR 144"}
 VALUES = {
     "ConceptCodeSequence": "CodeMeaning", "MeasuredValueSequence": "NumericValue",
     "ReferencedSOPSequence": "ReferencedSOPInstanceUID",
@@ -114,18 +114,20 @@ def test_frames_are_numbered_from_one() -> None:
 @pytest.mark.parametrize("made", [report_of, heat_map_of])
 @pytest.mark.parametrize("name", ALPHABETS)
 def test_the_patient_is_that_of_the_images(made: Any, name: str, tmp_path: Path) -> None:
-    source = image(SpecificCharacterSet=ALPHABETS[name], PatientName=name, AccessionNumber="A1", PatientAge="088Y")
+    several = {"PatientID": r"12\34", "StudyDescription": ["a", "b"], "DeidentificationMethod": ["c", "d", "e"]}
+    source = image(SpecificCharacterSet=ALPHABETS[name], PatientName=name, PatientAge="088Y", **several)
     made(source=source).save_as(tmp_path / "made.dcm", enforce_file_format=True)
     read = pydicom.dcmread(tmp_path / "made.dcm")
     del source.SpecificCharacterSet  # may be another one
-    assert [str(read[element.keyword].value) for element in source] == [str(each.value) for each in source]
+    assert [read[element.keyword].value for element in source] == [each.value for each in source]
 
 
 def test_a_damaged_header_costs_no_report() -> None:
     damaged = {"PatientBirthDate": "last century", "StudyTime": "noon", "PatientSex": "female"}
-    damaged |= {"PatientID": "7" * 200, "PatientName": "Doe\nJane"}
+    damaged |= {"PatientID": "7" * 200, "PatientName": "Doe\nJane", "PatientAge": "45 years"}
     report = report_of(source=image(**damaged, AccessionNumber=None))
-    assert not any(str(report.get(keyword)) for keyword in damaged)
+    assert not any(str(report.get(keyword, "")) for keyword in damaged)
+    assert report.SpecificCharacterSet == patient_and_study(image()).SpecificCharacterSet == "ISO_IR 192"
 
 
 @pytest.mark.parametrize("made", [report_of, heat_map_of])

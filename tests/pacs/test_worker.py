@@ -22,7 +22,7 @@ from groundglass.pacs.worker import SeriesResult, State
 SLICES = 5
 EXAMPLE = Path(__file__).parents[2] / "examples" / "orthanc"
 ERRORS = {
-    **dict.fromkeys(("pacs/web", "ftp://pacs", "https://", "https://pacs/x?y=z"), "expected the URL"),
+    **dict.fromkeys(("pacs/web", "ftp://pacs", "https://", "https://pacs/x?y=z", "http://[::1"), "expected the URL"),
     "http://u:hunter2@pacs/dicom-web": "do not belong into a URL",
     "http://127.0.0.1:9/dicom-web --retry 0": "cannot be reached",
     "http://pacs/dicom-web --study 1.2 --watch": "--watch",

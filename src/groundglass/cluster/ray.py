@@ -158,7 +158,9 @@ def _result(ray: Any, begun: Any) -> list[Prediction] | None:
     errors = ray.exceptions
     try:
         answer = ray.get(begun)
-    except (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.RayTaskError):
+    except (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.RayTaskError) as error:
+        if "ModuleNotFoundError" in str(error):
+            raise PredictionError(f"the workers lack what groundglass needs ({_last_line(error)})") from None
         return None
     except errors.RayError as error:
         raise PredictionError(f"the workers cannot continue ({_last_line(error)})") from None

@@ -145,6 +145,8 @@ def open_dataset(source: Source, limits: Limits, tags: Sequence[str] | None = No
 
         sized: Any = SimpleNamespace(read=read, seek=stream.seek, tell=stream.tell)
         dataset = dcmread(sized, force=True, stop_before_pixels=tags is not None, specific_tags=tags)
+    if tags is not None:
+        dataset.buffer = None  # which would keep the whole file
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         explicit = _EXPLICIT if little else _EXPLICIT_BIG_ENDIAN

@@ -17,6 +17,10 @@ Hounsfield = NDArray[np.float32]
 LABELS = "labels"
 """`Origin.mode` of a volume whose header says that it is a label map."""
 
+# Least cosine between normal and body axis of an axial slice, as gantries tilt by up to 30 degrees; and most of the
+# normal's other cosines of one that is not tilted.
+_AXIAL, _STRAIGHT = 0.86, 1e-3
+
 
 def is_uid(text: str | None) -> bool:
     """Whether text can be a DICOM UID; what anonymisers write in its place, such as ``REMOVED``, cannot."""
@@ -72,6 +76,23 @@ class Origin:
     description: str | None = field(default=None, repr=False)  # of the series
     grid: VoxelGrid | None = field(default=None, repr=False)  # of which `frame` is an even plane
     patient: Patient | None = field(default=None, repr=False)
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """Of its plane, (3,); along the body where its file does not say."""
+        return np.cross(*np.reshape(self.orientation or (1, 0, 0, 0, 1, 0), (2, 3)))
+
+    @property
+    def is_axial(self) -> bool:
+        """Whether its plane is axial, as a gantry may tilt it."""
+        return bool(abs(self.normal[2]) >= _AXIAL)
+
+    @property
+    def height(self) -> float | None:
+        """Where it lies along the body in mm, towards the head; along its normal where that is tilted."""
+        if self.position is None or not self.is_axial or np.abs(self.normal[:2]).max() < _STRAIGHT:
+            return self.position and self.position[2]
+        return float(self.normal @ self.position) * float(np.sign(self.normal[2]))
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,8 @@ class Classifier:
         summaries = Totals(rule, predictions).summaries()
         if not summaries:
             place = str(source) if isinstance(source, str | PathLike) else ""
-            together = Totals(rule, (replace(each, series=place or "slices") for each in predictions))
+            # A UID, as only what has one is taken for a single series wherever its files lie.
+            together = Totals(rule, (replace(each, series="0.0") for each in predictions))
             summaries = [replace(each, series=None, place=place or each.place) for each in together.summaries()]
         if len(summaries) != 1:
             places = name_some([each.name for each in summaries]) or "nothing"
@@ -210,7 +211,7 @@ class Classifier:
             instance=origin.instance,
             slice_number=origin.number if origin.frame is None else origin.frame + 1,
             stack=origin.stack,
-            position=None if origin.position is None else origin.position[2],
+            position=origin.height,
             patient=(origin.patient or Patient()) if self._keep_identifiers else None,
         )
 

@@ -15,6 +15,7 @@ from highdicom import AlgorithmIdentificationSequence
 from highdicom.seg import Segmentation, SegmentDescription
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage
 from pydicom.valuerep import DA, TM, DSfloat
@@ -46,10 +47,12 @@ _TEXTS = (
 )
 _FORMS = {
     "PatientSex": "[MFO]",
+    "PatientAge": r"\d{3}[DWMY]",
     "PatientBirthDate": r"\d{8}",
     "StudyDate": r"\d{8}",
     "StudyTime": r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?",
 }
+_ANY_TEXT = r"[^\x00-\x1f\x7f-\x9f]*"  # without control characters
 # Elements that must be there, if only empty.
 _REQUIRED = {
     *("PatientName", "PatientID", "PatientSex", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
@@ -62,7 +65,7 @@ OF_SOURCE = (*_TEXTS, "SpecificCharacterSet", *_UIDS)
 def patient_and_study(image: Dataset) -> Dataset:
     """Patient and study modules as an image has them, fit to be written into another object of the study.
 
-    Text is decoded; it is written as UTF-8 where it is not plain ASCII. What breaks the standard, such as a
+    Text is decoded, and written as UTF-8. What breaks the standard, such as a
     date that is none, is left empty: a damaged header costs no report.
 
     Args:
@@ -70,25 +73,23 @@ def patient_and_study(image: Dataset) -> Dataset:
     """
     header = Dataset()
     header.StudyInstanceUID = str(image.StudyInstanceUID)
-    values = {keyword: _text(image, keyword) for keyword in _TEXTS}
-    for keyword, value in values.items():
-        if value or keyword in _REQUIRED:
+    header.SpecificCharacterSet = "ISO_IR 192"
+    for keyword in _TEXTS:
+        if (value := _text(image, keyword)) or keyword in _REQUIRED:
             setattr(header, keyword, value)
-    if not all(value.isascii() for value in values.values()):
-        header.SpecificCharacterSet = "ISO_IR 192"
     return header
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
     """An element's text, or nothing where it is missing, damaged or breaks the standard, as a day 00000000 does."""
     try:
-        value = str(dataset.get(keyword, "") or "").strip()
+        found = dataset.get(keyword, "")
+        value = ("\\".join(map(str, found)) if isinstance(found, MultiValue) else str(found or "")).strip()
         (DA if keyword.endswith("Date") else TM if keyword.endswith("Time") else str)(value)
     except Exception:  # noqa: BLE001 - pydicom decodes when asked, and raises whatever the value provokes
         return ""
     longest = 3 * _LONGEST_TEXT + 2 if keyword.endswith("Name") else _LONGEST_TEXT
-    fits = len(value) <= longest and value.isprintable() and re.fullmatch(_FORMS.get(keyword, ".*"), value)
-    return value if fits else ""
+    return value if len(value) <= longest and re.fullmatch(_FORMS.get(keyword, _ANY_TEXT), value) else ""
 
 
 def derived_uid(*parts: str) -> str:

@@ -59,9 +59,8 @@ _LEAST_CONTRAST, _LEAST_EDGES = 8.0, 200.0
 APPEARANCE_VERSION = 3
 """Raised whenever the same picture gives other numbers, so that nothing fitted to the former ones is used."""
 
-# Least cosines between the slice normal and the body axis, as gantries tilt by up to 30 degrees, and between the
-# picture's rows and the body's left-right axis.
-_AXIAL, _UPRIGHT = 0.86, 0.7
+# Least cosine between the picture's rows and the body's left-right axis.
+_UPRIGHT = 0.7
 _SMALLEST_SIDE = 32
 _BLANK = 4.0  # standard deviation of grey below which there is nothing to see
 # Most grey values of a label map; of 7,000 slices of fourteen sources none has fewer than 92.
@@ -140,14 +139,10 @@ def unfit(ct_slice: CTSlice, cropped: CroppedSlice) -> str | None:
 
 
 def _wrong_geometry(origin: Origin) -> str | None:
-    if origin.orientation is None:
-        return None
-    rows, columns = np.array(origin.orientation[:3]), np.array(origin.orientation[3:])
-    normal = np.cross(rows, columns)
-    if abs(normal[2]) < _AXIAL:
-        plane = "sagittal" if abs(normal[0]) >= abs(normal[1]) else "coronal"
+    if not origin.is_axial:
+        plane = "sagittal" if abs(origin.normal[0]) >= abs(origin.normal[1]) else "coronal"
         return f"a {plane} or oblique image; only axial slices can be classified"
-    if abs(rows[0]) < _UPRIGHT:
+    if origin.orientation is not None and abs(origin.orientation[0]) < _UPRIGHT:
         return "an axial image turned by 90 degrees; turn it so that its rows run across the body"
     return None
 

@@ -33,7 +33,7 @@ def expand(arguments: Sequence[str]) -> list[Path]:
 def _is_covered(path: Path, named: Container[Path]) -> bool:
     from groundglass.imaging.volume import header_of  # noqa: PLC0415 - not for a single path
 
-    header = header_of(FileSource(path)) if path.is_file() else None
+    header = header_of(FileSource(path)) if os.path.isfile(path) else None
     # What is hidden in a folder is passed over there, and read only because it was named itself.
     return (header is not None and Path(header.name) in named) or any(
         parent in named and not is_junk(PurePosixPath(path.relative_to(parent))) for parent in path.parents
@@ -46,7 +46,7 @@ def _named(argument: str) -> list[Path]:
     if os.path.lexists(argument):
         raise PredictionError(f"{argument}: a link to nothing")
     member = split_member(Path(argument))
-    if member is not None and member[0].exists():
+    if member is not None and os.path.exists(member[0]):
         if member[1] not in (_members(member[0]) or [member[1]]):
             raise PredictionError(f"{argument}: the archive has no such member")
         return [Path(argument)]
@@ -73,7 +73,7 @@ def _members(archive: str | Path) -> list[str] | None:
 def named_by(path: str | os.PathLike[str]) -> Iterator[Path | Scaled]:
     """The files that a manifest (``.csv``) names, or a DataError where it is damaged; any other path means itself."""
     path = Path(path)
-    if path.suffix.lower() == ".csv" and path.is_file():
+    if path.suffix.lower() == ".csv" and os.path.isfile(path):
         from groundglass.data.manifest import iterate_paths  # noqa: PLC0415 - for manifests alone
 
         yield from iterate_paths(path)
@@ -86,7 +86,7 @@ def count_files(paths: Sequence[Path], wanted: Callable[[str], bool] = lambda _:
     count = 0
     for path in (Path(str(file)) for each in paths for file in named_by(each)):
         files = [str(path)]
-        if path.is_dir():
+        if os.path.isdir(path):
             files = [each.name for each in files_below(path)]
         for file in filter(wanted, files):
             members = _members(file) if file.lower().endswith(".zip") else None

@@ -85,15 +85,20 @@ class MaskWriter:
                     write_bytes(path, content.tobytes())
 
     def _write_volume(self, slices: Sequence[PackedMasks], grid: VoxelGrid) -> None:
-        from nibabel import Nifti1Image  # noqa: PLC0415 - slow to import
+        import nibabel  # noqa: PLC0415 - slow to import
 
         for index, name in ((1, _LESIONS), (0, _LUNGS)):
-            planes = np.zeros((grid.planes, *slices[0].shape), np.uint8)
-            for each in slices:
-                planes[each.origin.frame] = each.unpacked()[index]
-            image = Nifti1Image(grid.voxels(planes), np.array(grid.affine))
-            image.header.set_xyzt_units("mm")
             path = self._folder / f"{_volume_stem(slices[0].origin.file)}{name}.nii.gz"
+            planes, new = np.zeros((grid.planes, *slices[0].shape), np.uint8), np.zeros((grid.planes, 1, 1), np.uint8)
+            for each in slices:
+                planes[each.origin.frame], new[each.origin.frame] = each.unpacked()[index], 1
+            voxels = grid.voxels(planes)
+            if len(slices) < grid.planes and path.is_file():  # of an earlier run, which this one completes
+                earlier = np.asarray(nibabel.load(path).dataobj, np.uint8)
+                taken = grid.voxels(np.broadcast_to(new, planes.shape))
+                voxels = np.where(taken, voxels, earlier) if earlier.shape == voxels.shape else voxels
+            image = nibabel.Nifti1Image(voxels, np.array(grid.affine))
+            image.header.set_xyzt_units("mm")
             with (
                 file_errors(path),
                 atomic_path(path) as temporary,

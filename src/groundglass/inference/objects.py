@@ -66,6 +66,8 @@ def _content(dataset: Any) -> bytes:
 
 def _slices(thing: Any, origin: Origin, hu: bool) -> Iterator[CTSlice]:
     if origin.file_format == "nibabel":
+        if thing.affine is None:
+            raise ImageError(origin.file, "it has no affine; give it one, or its array instead")
         yield from slices_of_voxels(np.asanyarray(thing.dataobj), thing.affine, origin)
     elif origin.file_format == "SimpleITK":
         yield from slices_of_voxels(*itk_voxels(thing), origin)

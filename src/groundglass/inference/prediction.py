@@ -8,7 +8,7 @@ from enum import Enum
 from html import escape
 from os import PathLike
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,6 @@ from groundglass.imaging.crop import CroppedSlice, lesion_mask
 from groundglass.imaging.slice import CTSlice, Origin, Patient
 from groundglass.inference.calibration import COVID, NON_COVID, UNCERTAIN
 from groundglass.reporting.overlay import LESION, Picture, fit, grey_picture, outline_mask, png_data_uri
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 OUTSIDE_LUNGS = "outside the lungs"
 """Beginning of the reason of slices refused because they show another part of the body, such as the neck."""
@@ -170,10 +167,6 @@ class Prediction:
         except (OSError, ValueError) as error:  # ValueError: Pillow knows no such suffix
             raise PredictionError(f"{path}: cannot be written ({error})") from None
 
-    def to_frame(self) -> pd.DataFrame:
-        """A pandas table of one row, see :meth:`Predictions.to_frame`."""
-        return Predictions([self]).to_frame()
-
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>"
@@ -211,25 +204,12 @@ class Prediction:
         return cls(**{**values, "status": Status(row["status"])})
 
 
-def frame_of(values: Any) -> pd.DataFrame:
-    """Rows or columns as a pandas table; a PredictionError where pandas is not installed."""
-    try:
-        import pandas as pd  # noqa: PLC0415 - not required
-    except ModuleNotFoundError:
-        raise PredictionError("to_frame needs pandas; run `pip install pandas`") from None
-    return pd.DataFrame(values)
-
-
 class Predictions(list[Prediction]):
     """What is said of several slices, in their order: a list with what notebooks need."""
 
     def to_dict(self) -> list[dict[str, Any]]:
         """Plain values of each, see :meth:`Prediction.to_dict`."""
         return [each.to_dict() for each in self]
-
-    def to_frame(self) -> pd.DataFrame:
-        """A pandas table, where it is installed: a row for each slice, the columns of :meth:`Prediction.to_dict`."""
-        return frame_of(self.to_dict() or {name: [] for name in COLUMNS})
 
     @property
     def lung_mask(self) -> NDArray[np.bool_] | None:

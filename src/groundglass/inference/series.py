@@ -10,7 +10,7 @@ from html import escape
 from itertools import pairwise
 from pathlib import PurePath
 from statistics import median_low
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -25,10 +25,7 @@ from groundglass.inference.calibration import (
     series_score,
     slices_in_score,
 )
-from groundglass.inference.prediction import COPY, Prediction, Status, frame_of
-
-if TYPE_CHECKING:
-    import pandas as pd
+from groundglass.inference.prediction import COPY, Prediction, Status
 
 Axis = Literal["mm", "frame", "order"]
 """What a curve runs along: position towards the head in mm, index in a file, or order of reading."""
@@ -221,10 +218,6 @@ class SeriesSummary:
             "opacity": self.opacity and asdict(self.opacity),
             "curve": asdict(self.curve),
         }
-
-    def to_frame(self) -> pd.DataFrame:
-        """The curve as a pandas table: ``at``, ``probability`` and ``label`` of each classified slice."""
-        return frame_of(asdict(self.curve))
 
     def _repr_html_(self) -> str:
         score = "" if self.series_score is None else f", series score {self.series_score:.3f} (no diagnosis)"

@@ -105,7 +105,10 @@ class Archive:
     """
 
     def __init__(self, url: str, retry_seconds: float = 120.0, on_wait: Callable[[str], None] = lambda _: None) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # of brackets without an address
+            parts = urlsplit("")
         if parts.username or parts.password:
             raise PacsError(f"credentials do not belong into a URL, where others can see them; {_CREDENTIALS_ADVICE}")
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
@@ -198,8 +201,9 @@ class Archive:
             return response.headers.get("Content-Type", ""), b"".join(chunks)
 
     def _url(self, study: str, *below: str) -> str:
-        if not all(_UID.fullmatch(part) for part in (study, *below[1::2])):
-            raise PacsRefusedError(f"{self.url}: lists an object whose UID is missing or no UID")
+        for part in (study, *below[1::2]):
+            if not _UID.fullmatch(part):
+                raise PacsRefusedError(f"{self.url}: {part!r} is no UID")
         return "/".join((self.url, "studies", study, *below))
 
     def _all(self, url: str, asked: Mapping[str, Any], uid_tag: str) -> Iterator[_Entry]:
@@ -215,16 +219,17 @@ class Archive:
             yield from fresh.values()
 
     def _query(self, url: str, asked: Mapping[str, Any], seconds: float) -> list[_Entry]:
-        def once(way: tuple[str, set[str]]) -> Any:
+        def once(way: tuple[str, set[str]]) -> bytes:
             accept, understood = way
             parameters = {name: value for name, value in asked.items() if name in understood}
-            _, content = self._request("GET", url, accept, params=parameters)
-            return json.loads(content) if content else []
+            return self._request("GET", url, accept, params=parameters)[1]
 
         try:
-            results = self._plainer(once, _LISTINGS, seconds)
+            content = self._plainer(once, _LISTINGS, seconds)
         except PacsRefusedError as error:
             raise type(error)(f"{error}; is this the DICOMweb root?") from None
+        try:
+            results = json.loads(content) if content else []
         except (ValueError, RecursionError):
             raise PacsRefusedError(f"{self.url}: not a DICOMweb service (its response is no JSON)") from None
         results = [results] if isinstance(results, dict) else results
@@ -346,6 +351,9 @@ def _only_part(content_type: str, body: bytes) -> bytes:
 def _credentials() -> Any:
     """What requests asks for credentials; None leaves it to netrc."""
     token, user, password = (os.environ.get(name) for name in (_TOKEN, _USER, _PASSWORD))
+    token = token and token.strip()  # of a file's last line break
+    if token and not (token.isascii() and token.isprintable()):
+        raise PacsError(f"{_TOKEN} holds characters that no header can carry")
 
     def with_token(request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"Bearer {token}"
