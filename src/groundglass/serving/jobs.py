@@ -8,7 +8,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -269,8 +269,7 @@ class Service:
         self.heavy = asyncio.Semaphore(self.threads)  # of requests that may each hold a volume in memory
         self.drawing, self._packing = CapacityLimiter(2), CapacityLimiter(1)
         self.draining = False  # a signal has come to end it, and still answers
-        self._upload_bytes = 0
-        self._of_client = Counter[str]()
+        self.in_flight = self._upload_bytes = 0  # uploads that are received or worked on
         self.registry = prometheus.CollectorRegistry()
         prometheus.ProcessCollector(registry=self.registry)
         named = partial(prometheus.Counter, namespace="groundglass", registry=self.registry)
@@ -281,7 +280,7 @@ class Service:
             "groundglass_request_seconds", "Of an answer.", ("route",), buckets=_SECONDS, registry=self.registry
         )
         for name, value in {
-            "uploads_in_flight": self._of_client.total,
+            "uploads_in_flight": lambda: self.in_flight,
             "upload_bytes": lambda: self._upload_bytes,
             "kept_results": lambda: len(self.results),
             "kept_bytes": lambda: self.results.size,
@@ -290,27 +289,19 @@ class Service:
             described = f"{name.replace('_', ' ').capitalize()}, now."
             prometheus.Gauge(f"groundglass_{name}", described, registry=self.registry).set_function(value)
 
-    @property
-    def in_flight(self) -> int:
-        """Uploads that are received or worked on."""
-        return self._of_client.total()
-
     @contextmanager
-    def admit(self, client: str, size: int) -> Iterator[Path]:
-        """Take on an upload of a client's address while the block lasts; gives its directory, which is removed then.
+    def admit(self, size: int) -> Iterator[Path]:
+        """Take on an upload while the block lasts; gives its directory, which is removed then.
 
         Raises:
             Problem: there are as many as there may be, or they hold as many bytes.
         """
-        limits, of_client = self.settings, self.settings.client_requests
-        if of_client is not None and self._of_client[client] >= of_client:
-            detail = f"{of_client} uploads of this client are in flight, as many as one may have."
-            raise Problem("too-many-requests", detail, Retry_After=2)
+        limits = self.settings
         if self.in_flight >= limits.requests:
             raise Problem("busy", f"{limits.requests} uploads are in flight, as many as there may be.", Retry_After=2)
         if self._upload_bytes + size > limits.uploads_mib * MIB:
             raise Problem("busy", "The uploads in flight fill the space set aside for them.", Retry_After=10)
-        self._of_client[client] += 1
+        self.in_flight += 1
         self._upload_bytes += size
         directory = self.uploads / secrets.token_hex(8)
         try:
@@ -318,7 +309,7 @@ class Service:
         finally:
             shutil.rmtree(directory, ignore_errors=True)
             self._upload_bytes -= size
-            self._of_client -= Counter((client,))  # which drops zeros
+            self.in_flight -= 1
 
     async def pack(self, make: Callable[[], _Packed]) -> _Packed:
         """What a thread makes, one at a time.

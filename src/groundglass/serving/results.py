@@ -252,8 +252,9 @@ class Results:
             result.id = ""
 
     def expire(self) -> None:
-        """Forget what has been kept long enough."""
-        for key in [key for key, result in self._kept.items() if result.ends <= time.monotonic()]:
+        """Forget what has been kept long enough since its last prediction."""
+        now = time.monotonic()
+        for key in [key for key, result in self._kept.items() if result.predictions and result.ends <= now]:
             self.forget(key)
 
 

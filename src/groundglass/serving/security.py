@@ -45,7 +45,7 @@ _STATUS = {
     "not-found": 404, "no-such-result": 404, "no-such-slice": 404, "no-such-layer": 404,
     "method-not-allowed": 405, "upload-too-slow": 408,
     "upload-too-large": 413, "too-many-files": 413, "too-many-slices": 413,
-    "unsupported-media-type": 415, "misdirected-request": 421, "invalid-request": 422, "too-many-requests": 429,
+    "unsupported-media-type": 415, "misdirected-request": 421, "invalid-request": 422,
     "internal-error": 500, "busy": 503, "too-slow": 503, "not-ready": 503,
 }  # fmt: skip
 

@@ -15,7 +15,7 @@ MIB = 2**20
 
 _TOKEN_VARIABLE = "GROUNDGLASS_TOKEN"  # noqa: S105 - the name of a variable, not its value
 _TOKEN = f"Holds the bearer token; otherwise {_TOKEN_VARIABLE} does."
-_SHORTEST_TOKEN = 16
+_SHORTEST_TOKEN, _LONGEST = 16, 366 * 86400.0
 # What one uploaded file may unpack to: tighter than on the command line, whose files are the user's own.
 _READING = Limits(archive_bytes=8192 * MIB, members=20_000, frames=5_000)
 
@@ -25,7 +25,7 @@ class Settings:
     """A service and its limits, each of which has a clear answer beyond it. Times in seconds.
 
     Raises:
-        ServiceError: the token is too short, or missing where other machines could reach the service.
+        ServiceError: the token is too short, cannot be sent, or lacks where other machines could reach the service.
     """
 
     host: Annotated[str, Option(help="Address to listen at; beyond this machine only with a token.")] = "127.0.0.1"
@@ -34,18 +34,17 @@ class Settings:
     workers: Annotated[int, Option(min=0, help="Threads that classify; 0: one per core.")] = 0
     upload_directory: Annotated[Path | None, Option(help="Of uploads in flight; in memory: /dev/shm.")] = None
     requests: Annotated[int, Option(min=1, help="Uploads in flight.")] = 64
-    client_requests: Annotated[int | None, Option(min=1, help="Of them by one client's address.")] = None
     upload_mib: Annotated[int, Option(min=1, help="Size of one upload.")] = 512
     uploads_mib: Annotated[int, Option(min=1, help="Size of all uploads in flight.")] = 4096
     unpacked_mib: Annotated[int, Option(min=1, help="Size of one file after decompression.")] = 1024
     pixels: Annotated[int, Option(min=1, help="Of one slice.")] = 2**24
     files: Annotated[int, Option(min=1, help="Of one upload.")] = 2_000
     slices: Annotated[int, Option(min=1, help="Of one upload.")] = 5_000
-    seconds: Annotated[float, Option(min=0.1, help="That one request may take.")] = 300.0
-    idle_seconds: Annotated[float, Option(min=0.1, help="That a client may keep the service waiting.")] = 20.0
+    seconds: Annotated[float, Option(min=0.1, max=_LONGEST, help="That one request may take.")] = 300.0
+    idle_seconds: Annotated[float, Option(min=0.1, max=_LONGEST, help="That a client may keep it waiting.")] = 20.0
     keep_mib: Annotated[int, Option(min=0, help="Size of results kept in memory.")] = 1024
-    keep_seconds: Annotated[float, Option(min=0, help="How long they are kept.")] = 900.0
-    drain_seconds: Annotated[float, Option(min=0, help="New requests are still accepted after SIGTERM.")] = 1.0
+    keep_seconds: Annotated[float, Option(min=0, max=_LONGEST, help="How long they are kept.")] = 900.0
+    drain_seconds: Annotated[float, Option(min=0, max=_LONGEST, help="New requests are accepted after SIGTERM.")] = 1.0
     token: str | None = field(init=False, repr=False)  # of every request but those for the page and health
 
     def __post_init__(self) -> None:
@@ -58,6 +57,8 @@ class Settings:
                 f"the token has {len(self.token)} characters, at least {_SHORTEST_TOKEN} are needed. "
                 "Make one: python -c 'import secrets; print(secrets.token_urlsafe())'"
             )
+        if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
+            raise ServiceError("the token holds characters that no header can carry; use letters, digits and - . _ ~")
         if self.token is None and not is_loopback(self.host):
             raise ServiceError(
                 f"{self.host}: refusing to listen beyond this machine without a token; "

@@ -13,6 +13,8 @@ import { Viewer } from "./viewer.js";
 const LOOK = 400;
 /** Milliseconds that the address waits for the slice to stay. */
 const SETTLED = 300;
+// Milliseconds; browsers fire a timer that is set to more at once.
+const LONGEST_TIMER = 2 ** 31 - 1;
 const ADDRESS = /^#([\w-]{16,64})(?:\/(\d+))?$/;
 
 class Page {
@@ -78,7 +80,7 @@ class Page {
       byId("announce").textContent = `Done. ${summary(this.#result.predictions)}`;
     } catch (error) {
       if (this.#upload !== upload) return;
-      this.#empty();
+      if (error.kind !== "no-such-result") this.#empty();
       if (error.name !== "AbortError") this.#tell(error, () => this.send(chosen));
     } finally {
       if (this.#upload === upload) {
@@ -133,6 +135,7 @@ class Page {
     const [, id, number] = ADDRESS.exec(location.hash) ?? [];
     if (!id || this.#result?.kept.id === id) {
       this.#turn(Boolean(id));
+      if (number) this.choose(this.#result.predictions[Number(number)]);
       return;
     }
     this.#empty();
@@ -175,14 +178,15 @@ class Page {
     const end = new Date(Date.now() + seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
     byId("kept").textContent = `The service keeps it until ${end}, or until its memory is full; until then the address of this page leads back here.`;
     clearTimeout(this.#forgets);
-    this.#forgets = setTimeout(() => (byId("kept").textContent = "The service has forgotten the pixels."), seconds * 1000);
+    this.#forgets = setTimeout(() => (byId("kept").textContent = "The service has forgotten the pixels."), Math.min(seconds * 1000, LONGEST_TIMER));
   }
 
   /** On whom the model was tested, as its bundle has it. */
   #tellTested({ metrics, training }) {
     const { test } = metrics ?? {};
-    if (!test?.metrics?.auc) return;
-    const { value, low, high } = test.metrics.auc;
+    const { value, low, high } = test?.metrics?.auc ?? {};
+    // Without an interval there were slices of one label, or of one patient.
+    if (typeof low !== "number") return;
     const source = training?.data?.[0] ? ` of ${training.data[0].replace(/\.csv$/, "").toUpperCase()}` : "";
     byId("tested").textContent = `Tested on ${test.slices} slices of ${test.patients} patients${source}: AUC ${value.toFixed(2)} (${low.toFixed(2)} to ${high.toFixed(2)}).`;
   }
@@ -207,8 +211,8 @@ class Page {
     let entered = false;
     form.onsubmit = (event) => {
       event.preventDefault();
-      // A header holds no line breaks and nothing beyond Latin-1; such a token is none.
-      this.#api.token = input.value.trim().replace(/[^\x21-\x7e]/g, "?");
+      // A header holds neither line breaks nor more than ASCII, nor does a token.
+      this.#api.token = input.value.trim().replace(/[^\x20-\x7e]/g, "?");
       entered = true;
       dialog.close();
     };

@@ -48,7 +48,6 @@ const KNOWN = {
   "invalid-request": ["The service refuses the upload.", "choose"],
   "upload-too-slow": ["The upload was too slow.", "retry"],
   "busy": ["The service is busy.", "retry"],
-  "too-many-requests": ["Too many uploads at once.", "retry"],
   "too-slow": ["The upload took too long to classify.", "choose"],
   "not-ready": ["The service is ending.", "retry"],
   "no-such-result": ["The service has forgotten this result. What is on the page stays; pictures and exports need the files again.", "again"],
