@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import make_zip
 
 from groundglass.audit.duplicates import Pair, Trace, copies_of, find_pairs, read_all, take_trace
-from groundglass.data.manifest import Record, read_pixels, unknown_patient
+from groundglass.data.manifest import Label, Record, read_pixels, unknown_patient
 from groundglass.errors import ImageError
 from groundglass.imaging.phantom import make_phantom
 
@@ -83,6 +83,9 @@ def test_the_same_file_or_pixels_are_a_pair_with_the_first(records: list[Record]
     same_file = [(records[0], copy, "file") for copy in copies]
     assert seen(pairs) == [*same_file, (records[1], other_format, "pixels")]
     assert {pair.correlation for pair in pairs} == {1.0}
+    said = ((None, None), (Label.COVID, "train"), (Label.NON_COVID, "test"))
+    known = [replace(records[0], label=label, split=part) for label, part in said]
+    assert any(pair.across_parts and pair.across_labels for pair in find_pairs(traces_of(known)))
 
 
 def test_neighbours_of_a_patient_are_no_copies_and_their_likeness_is_expected(dicom_samples: Path) -> None:

@@ -47,8 +47,9 @@ def test_a_file_format_that_gives_the_label_away_is_found_in_slices_that_have_on
     assert formats.tested.accuracy.value == 1
     assert [each.name for each in others] == ["size", "grey", "surroundings"]
     assert all(0.25 < (each.cross_validated.auc.value or 0) < 0.75 for each in others)
-    for too_few in (slices[:6], [], unlabelled):
-        reason = "there are fewer than two patients of one of the labels"
+    lopsided = [(replace(slices[n][0], patient_id=name), slices[n][1]) for n, name in enumerate("bbcaaacccaab")]
+    for too_few in (slices[:6], [], unlabelled, lopsided):
+        reason = "a label has fewer than two patients, or one that holds nearly all of its slices"
         assert (measure_shortcuts(too_few).baselines, measure_shortcuts(too_few).reason) == ((), reason)
 
 

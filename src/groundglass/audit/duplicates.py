@@ -152,7 +152,9 @@ def find_pairs(
     Of slices with the same pixels only one is compared with others. Lookalikes of one patient are left out:
     neighbouring slices of a patient are expected to be alike.
     """
-    pairs, kept = _identical(traces)
+    # Each is paired with the first of its copies, which must know its part and label where any of them does.
+    known = sorted(traces, key=lambda trace: (trace.record.split is None) + (trace.record.label is None))
+    pairs, kept = _identical(known)
     # Neighbours of the same patient are proposed beside those of others and must not displace them.
     patients = np.unique([trace.record.patient_id for trace in kept], return_inverse=True)[1]
     proposed = [_candidates(kept, len(kept), groups) for groups in (np.arange(len(kept)), patients)]

@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import cross_val_predict
 
 from groundglass.data.manifest import Label, Record
 from groundglass.evaluation.bootstrap import Resampling
 from groundglass.evaluation.metrics import Estimate
+from groundglass.evaluation.part import patient_folds
 from groundglass.imaging.lungs import shipped
 from groundglass.imaging.slice import CTSlice, Grey
 
@@ -39,7 +40,7 @@ _PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 _MIDDLE = (0.15, 0.20, 0.85, 0.80)
 _MARGIN, _EDGE, _LEAST_PIXELS = 0.02, 0.02, 50
 
-_FOLDS, _TREES, _LEAST_LEAF, _RESAMPLES = 5, 200, 5, 1000
+_TREES, _LEAST_LEAF, _RESAMPLES = 200, 5, 1000
 # Each tree grows on at most so many slices, so that 100,000 slices take no longer than they are worth.
 _SLICES_PER_TREE = 5000
 
@@ -112,60 +113,38 @@ def measure_shortcuts(
     label = np.array([record.label is Label.COVID for record, _ in labelled], np.int8)
     patient = np.array([record.patient_id for record, _ in labelled], np.str_)
     part = np.array([record.split or "" for record, _ in labelled], np.str_)
-    folds = min(_FOLDS, *(len(np.unique(patient[label == value])) for value in (0, 1)))
-    if folds < 2:
-        return ShortcutBaselines((), formats, folds, seed, "there are fewer than two patients of one of the labels")
-    data, baselines = _Data(label, patient, part, folds, seed), []
+    folds = patient_folds(label, patient, seed)
+    if not folds:
+        reason = "a label has fewer than two patients, or one that holds nearly all of its slices"
+        return ShortcutBaselines((), formats, 0, seed, reason)
+    fitted, held = (np.flatnonzero(part == name) for name in ("train", "test"))
+    both = min(len(np.unique(label[rows])) for rows in (fitted, held)) == 2
+    baselines = []
     for name, title in _TITLES.items():
-        seen = [getattr(one, name) for _, one in labelled]
-        if name == "file_format":
-            seen = [[kind == own for kind in kinds] for own in seen]
-        baselines.append(data.baseline(name, title, np.array(seen, np.float32)))
-        progress("fitting", 1, len(_TITLES))
-    return ShortcutBaselines(tuple(baselines), formats, folds, seed)
-
-
-@dataclass(frozen=True)
-class _Data:
-    """Labels (1 for COVID), patients and parts of the slices; how baselines are fitted to them."""
-
-    label: NDArray[np.int8]
-    patient: NDArray[np.str_]
-    part: NDArray[np.str_]
-    folds: int
-    seed: int
-
-    def baseline(self, name: str, title: str, values: Values) -> Baseline:
-        """Each slice predicted by a model that has seen no slice of its patient; and train to test part."""
-        probability = np.zeros(len(self.label))
-        splitter = StratifiedGroupKFold(self.folds, shuffle=True, random_state=self.seed)
-        for fitted, held in splitter.split(values, self.label, self.patient):
-            probability[held] = self._predict(name, values, fitted, held)
-        cross_validated, tested = self._performance(np.arange(len(self.label)), probability), None
-        fitted, held = (np.flatnonzero(self.part == part) for part in ("train", "test"))
-        if min(len(np.unique(self.label[part])) for part in (fitted, held)) == 2:
-            tested = self._performance(held, self._predict(name, values, fitted, held))
-        return Baseline(name, title, cross_validated, tested)
-
-    def _predict(
-        self, name: str, values: Values, fitted: NDArray[np.intp], held: NDArray[np.intp]
-    ) -> NDArray[np.float64]:
-        label, most = self.label[fitted], min(_SLICES_PER_TREE, len(fitted))
-        if len(np.unique(label)) < 2:  # a fold that left one label only
-            return np.full(len(held), float(label.mean()))
+        values = np.array([getattr(one, name) for _, one in labelled])
         # Categories for the one; numbers, whose effect need not be monotone, for the others.
-        model: Any = LogisticRegression(max_iter=2000, random_state=self.seed)
-        if name != "file_format":
-            model = RandomForestClassifier(
-                _TREES, min_samples_leaf=_LEAST_LEAF, max_samples=most, random_state=self.seed
-            )
-        return np.asarray(model.fit(values[fitted], label).predict_proba(values[held])[:, 1], np.float64)
+        model: Any = LogisticRegression(max_iter=2000, random_state=seed)
+        if name == "file_format":
+            values = values[:, None] == kinds
+        else:
+            most = min(1.0, _SLICES_PER_TREE / len(label))
+            model = RandomForestClassifier(_TREES, min_samples_leaf=_LEAST_LEAF, max_samples=most, random_state=seed)
+        seen = cross_val_predict(model, values, label, cv=folds, method="predict_proba")[:, 1]
+        tested = None
+        if both:
+            predicted = model.fit(values[fitted], label[fitted]).predict_proba(values[held])[:, 1]
+            tested = _performance(label[held], patient[held], predicted, seed)
+        baselines.append(Baseline(name, title, _performance(label, patient, seen, seed), tested))
+        progress("fitting", 1, len(_TITLES))
+    return ShortcutBaselines(tuple(baselines), formats, len(folds), seed)
 
-    def _performance(self, held: NDArray[np.intp], probability: NDArray[np.float64]) -> Performance:
-        label, patient = self.label[held], self.patient[held]
-        measured = Resampling(patient, _RESAMPLES, self.seed).measure(label, probability.clip(0, 1))
-        auc, accuracy = measured.metrics["auc"], measured.metrics["accuracy"]
-        return Performance(auc, accuracy, len(label), measured.patients.count)
+
+def _performance(
+    label: NDArray[np.int8], patient: NDArray[np.str_], probability: NDArray[np.float64], seed: int
+) -> Performance:
+    measured = Resampling(patient, _RESAMPLES, seed).measure(label, probability.clip(0, 1))
+    auc, accuracy = measured.metrics["auc"], measured.metrics["accuracy"]
+    return Performance(auc, accuracy, len(label), measured.patients.count)
 
 
 def _grey_statistics(pixels: Grey) -> Values:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,14 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.model_selection import cross_val_predict
 
 from groundglass.data.manifest import Manifest, content_hash, read_mask, read_record
 from groundglass.errors import RunError
 from groundglass.evaluation.bootstrap import RESAMPLES, Bootstrap, Resampling, with_interval
 from groundglass.evaluation.calibration import prediction_sets, series_scores
 from groundglass.evaluation.metrics import BINS, THRESHOLD, Estimate, confusion, now, reliability, versions
-from groundglass.evaluation.part import Part, fingerprint, part_warnings, record_evaluation, select_part
+from groundglass.evaluation.part import Part, fingerprint, part_warnings, patient_folds, record_evaluation, select_part
 from groundglass.evaluation.segmentation import Segmentation
 from groundglass.files import printable
 from groundglass.imaging.crop import CroppedSlice, in_slice, lesion_mask
@@ -113,12 +112,14 @@ def evaluate(
     resamples: int = RESAMPLES,
     seed: int = 0,
     progress: Progress | None = None,
+    command: str = "",
 ) -> Evaluation:
     """Predict the slices of a part and measure; the evaluation of a run is recorded in its folder.
 
     ``part`` is ``train``, ``val``, ``test``, or ``all`` for every slice, for which ``split``, a split's specification,
     is None. ``output`` gets the report; see :func:`groundglass.evaluation.report.write_report`. ``resamples`` and
-    ``seed`` are of the bootstrap over patients; ``progress`` is called after every slice.
+    ``seed`` are of the bootstrap over patients; ``progress`` is called after every slice; ``command`` is what
+    measures it again.
 
     Raises:
         RunError: the run is unfinished, its log is damaged, or its network gives no number.
@@ -164,7 +165,7 @@ def evaluate(
         "time": moment,
         "seconds": seconds,
         "versions": versions(),
-        "command": _command(run, chosen, manifest, output, patients),
+        "command": command,
     }  # fmt: skip
     return Evaluation(chosen, logit, probability, measured, document)
 
@@ -241,18 +242,14 @@ def _file_format(part: Part, formats: Sequence[str], measured: Bootstrap) -> dic
     Beside its measures ``formats``, which counts these, and the network's AUC less its, paired. None where a fold would
     be fitted to one label.
     """
-    label, patient, kinds = part.label, part.patient, np.unique(formats)
-    folds = min(5, *(len(np.unique(patient[label == value])) for value in (0, 1)))
-    if folds < 2:
+    label, kinds = part.label, np.unique(formats)
+    folds = patient_folds(label, part.patient, measured.patients.seed)
+    if not folds:
         return None
     seen = np.full(len(label), 0.5)
     if len(kinds) > 1:
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=measured.patients.seed)
-        splits = list(splitter.split(label, label, patient))
-        if not all(np.ptp(label[fitted]) for fitted, _ in splits):
-            return None
         columns = np.array(formats)[:, None] == kinds
-        fitted = cross_val_predict(LogisticRegression(), columns, label, cv=splits, method="predict_proba")
+        fitted = cross_val_predict(LogisticRegression(), columns, label, cv=folds, method="predict_proba")
         seen = np.clip(fitted[:, 1], 0, 1)
     alone = measured.patients.measure(label, seen)
     gap = (measured.metrics["auc"].value or 0.0) - (alone.metrics["auc"].value or 0.0)
@@ -272,11 +269,3 @@ def _by_patient(part: Part, probability: NDArray[np.float64], measured: Bootstra
     each = np.arange(len(score)).astype(np.str_)
     found = replace(measured.patients, patient=each).measure(label, score.clip(0, 1))
     return {"auc": found.metrics["auc"].bounds(), "patients": len(score)}
-
-
-def _command(run: TrainedRun, part: Part, manifest: Manifest, output: Path, patients: Resampling) -> str:
-    words = ["groundglass", "evaluate", printable(run.path)]
-    words += [word for path in manifest.given or (manifest.root,) for word in ("--data", printable(path))]
-    words += ["--split", part.split] if part.split is not None else []
-    words += ["--part", part.name, "--output", printable(output)]
-    return shlex.join([*words, "--bootstrap", str(patients.resamples), "--seed", str(patients.seed)])

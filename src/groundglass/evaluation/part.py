@@ -17,11 +17,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
 
 from groundglass.data.manifest import Label, Manifest, Record, content_hash
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, ImageError, RunError
 from groundglass.files import name_some, printable, write_json
+
+_Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,18 @@ def one_label(records: Iterable[Record]) -> dict[str, str]:
     labels = {(record.hospital, record.label.value) for record in records if record.label}
     times = Counter(source for source, _ in labels)
     return {source: label for source, label in sorted(labels) if times[source] == 1 < len(times)}
+
+
+def patient_folds(label: NDArray[np.int8], patient: NDArray[np.str_], seed: int) -> list[_Fold]:
+    """Slices to fit to and to predict of each of at most five folds over patients; none where it would fit one label.
+
+    ``label`` and ``patient`` are as in `Part`, shape (N,).
+    """
+    count = min(5, *(len(np.unique(patient[label == value])) for value in (0, 1)))
+    if count < 2:
+        return []
+    folds = list(StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(label, label, patient))
+    return folds if all(np.ptp(label[fitted]) for fitted, _ in folds) else []
 
 
 def part_warnings(

@@ -143,7 +143,7 @@ def forest_figure(
     ``panels`` hold, by the measure's title, one value per row; rows without a mean stay empty. The ``reference`` row
     has the colour of COVID; ``lines`` say, by the measure's title, where a dashed line is drawn.
     """
-    figure = _on_white((2.6 + 3.1 * len(panels), 1.3 + 0.36 * len(rows)))
+    figure = Figure(figsize=(2.6 + 3.1 * len(panels), 1.3 + 0.36 * len(rows)), layout="constrained")
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, values) in zip(grid, panels.items(), strict=True):
         if lines and title in lines:
@@ -179,7 +179,7 @@ def curves_figure(panels: Mapping[tuple[str, str], Mapping[str, Sequence[Sequenc
     """
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     height, width = (len(panels) + 1) // 2, min(2, len(panels))
-    figure = _on_white((4.6 * width, 3.5 * height))
+    figure = Figure(figsize=(4.6 * width, 3.5 * height), layout="constrained")
     for number, ((title, label), curves) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(height, width, number)
         for name, seeds in curves.items():
@@ -193,15 +193,6 @@ def curves_figure(panels: Mapping[tuple[str, str], Mapping[str, Sequence[Sequenc
         axes.set(xlabel="Epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="best")
-    return figure
-
-
-def _on_white(size: tuple[float, float]) -> Figure:
-    figure = Figure(figsize=size, layout="constrained", facecolor="none")
-    paper = Rectangle((0, 0), 1, 1, transform=figure.transFigure, facecolor="white", zorder=-10)
-    # Constrained layout would make room for the paper as if it were a label.
-    paper.set_in_layout(False)
-    figure.add_artist(paper)
     return figure
 
 
