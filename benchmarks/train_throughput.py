@@ -141,7 +141,7 @@ def _listed(records: Sequence[Record]) -> list[tuple[str, int]]:
 def _preprocessing_seconds(parts: dict[str, list[Record]], cache: Path) -> float:
     """What a training does before its first epoch: hash all files, frame them or take them from the cache."""
     cv2.setNumThreads(1)
-    preprocessing = load_recipe("efficientnet-lite0", [f"preprocessing.size={SIZE}"]).preprocessing.build()
+    preprocessing = load_recipe("efficientnet-lite0", [f"preprocessing.size={SIZE}"]).preprocessing
     start = time.perf_counter()
     load_cropped(parts["train"], preprocessing, CONTEXT, cache)
     load_cropped(parts["val"], preprocessing, 0.0, cache)

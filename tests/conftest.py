@@ -9,7 +9,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -104,9 +104,10 @@ def tiny_parts() -> tuple[dict[str, Any], dict[str, bytes]]:
     quantiles = {"COVID": 0.6, "NonCOVID": 0.6}
     fields = {
         "name": "tiny", "created": "2026-01-01T00:00:00+00:00", "network": {"name": "tiny", "input_size": 64},
-        "preprocessing": asdict(preprocessing), "positive": "COVID", "precision": "fp32",
+        "preprocessing": preprocessing.model_dump(), "positive": "COVID", "precision": "fp32",
         "calibration": {"temperature": 2.0, "coverage": 0.9, "quantiles": quantiles, "slices": 10},
-        "onnx": {"opset": 18, "input": INPUT, "outputs": list(OUTPUTS)}, "training": {}, "metrics": {},
+        "onnx": {"opset": 18, "input": INPUT, "outputs": list(OUTPUTS)}, "training": {},
+        "metrics": {"test": {"metrics": {"auc": {"value": 0.9, "low": None, "high": None}}}},
         "validation_auc": {"fp32": 0.9}, "licence": "Apache-2.0", "versions": {},
     }  # fmt: skip
     contents = {
@@ -362,7 +363,8 @@ def accepted_by_others(made: pydicom.Dataset, folder: Path) -> str:
     told = ""
     for command in ("dciodvfy", "dsrdump")[: 1 + (made.Modality == "SR")]:
         done = subprocess.run([command, str(path)], capture_output=True, text=True, timeout=120, check=False)
-        assert (done.returncode, done.stderr) == (0, "") or command == "dciodvfy"
+        complaints = [line for line in done.stderr.splitlines() if "VR checker does not support" not in line]
+        assert (done.returncode, complaints) == (0, []) or command == "dciodvfy"
         told += done.stdout + done.stderr
     assert "Error" not in told
     return told

@@ -81,14 +81,16 @@ def test_a_dry_run_prints_a_recipe_to_train_with(train: Command, tmp_path: Path)
     assert counted == [[part, "phantom", label, size] for part, size in sizes.items() for label in labels]
 
 
-def test_options_that_will_not_do_are_refused(train: Command) -> None:
+def test_options_that_will_not_do_are_refused_before_slices_are_read(train: Command, monkeypatch: Patch) -> None:
+    monkeypatch.setattr("groundglass.audit.audit.audit", lambda *_, **__: pytest.fail("read"))
     for recipe, options, said in (
-        ("phantom-demo", "--devices both", "--devices both: expected a number such as 2, or GPUs"),
-        ("phantom-demo", "--dry-run --devices 0,2 --accelerator moon", "moon --devices [0, 2]: not on this"),
+        ("phantom-demo", "--devices 0,2", "'--devices': Input should be a valid integer"),
+        ("phantom-demo", "--devices 0", "'--devices': Input should be greater than or equal to 1"),
+        ("phantom-demo", "--seed 4294967296", "'--seed': Input should be less than or equal to 4294967295"),
+        ("phantom-demo", "--output .", "is not empty and holds no run"),
+        ("phantom-demo", "--dry-run --devices 2 --accelerator moon", "moon --devices 2: not on this"),
         ("lungs", "--dry-run", "are for classifiers"),
-        ("lungs", "--split random", "are for classifiers"),
         ("lungs", "--devices 2", "are for classifiers"),
-        ("lungs", "--lesion-free x", "are for classifiers"),
     ):
         status, _, err = train(*options.split(), recipe=recipe)
         assert (status, said in err) == (2, True), options

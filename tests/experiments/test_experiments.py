@@ -126,9 +126,6 @@ def test_what_cannot_be_is_named() -> None:
         "there are random, official, patients": lambda: table1_tasks(["cv"]),
         "random, official, patients, left-out": lambda: ablation_tasks(DEFAULT, protocols=["paper"]),
         "did you mean": lambda: table1_tasks(networks=["vgg-17"]),
-        "use --weights": lambda: table1_tasks(overrides=["network.weights=none"]),
-        "use --networks": lambda: plan.convergence_tasks(overrides=["network.name=vgg-16"]),
-        "are rows of one name": lambda: table1_tasks(weights=["c2l", __file__]),
         "has no mask branch to leave out": lambda: ablation_tasks(load_recipe("resnet-18")),
         "--only resnet: matches no run; rows are vgg": lambda: plan.chosen(table1_tasks(), ["vgg*", "resnet"]),
     }
@@ -146,8 +143,8 @@ def test_rows_of_one_seed_come_first_and_a_list_can_be_narrowed() -> None:
     assert len(plan.chosen(tasks, ["official/*", "official/resnet-18-none"])) == 4
     one = "official/resnet-18-none-seed-1"
     assert [task.name for task in plan.chosen(tasks, [one])] == [one]
-    (left_out,) = plan.seeds_tasks(DEFAULT, "leave-source-out:a+b", [3], ["test"])
-    assert (left_out.name, left_out.parts) == ("leave-source-out-a+b/mask-efficientnet-seed-3", ("test",))
+    (mine,) = plan.seeds_tasks(DEFAULT.model_copy(update={"name": "mine/v2"}), "leave-source-out:a+b", [3], ["test"])
+    assert (mine.name, mine.parts) == ("leave-source-out-a+b/mine-v2-seed-3", ("test",))
 
 
 def test_every_variant_changes_one_thing() -> None:
@@ -251,8 +248,12 @@ def test_a_run_is_kept_whole_and_not_made_twice(paths: ExperimentPaths, data: Pa
             check([longer], paths, manifest)
         with pytest.raises(RunError, match="data was"):
             check([task], replace(paths, data=(data / "manifest.csv",)), manifest)
-        check([task], paths, manifest)
+        check(tasks(more=["trainer.workers=2"]), paths, manifest)
         paths.result(task).unlink(missing_ok=True)
+    for name in ("recipe.yaml", "run.json"):
+        (folder / name).write_text("[")
+        with pytest.raises(RunError, match="damaged run"):
+            check([task], paths, manifest)
 
 
 def test_c2l_weights_are_kept_with_what_they_saw(paths: ExperimentPaths, tmp_path: Path) -> None:
@@ -297,6 +298,7 @@ def test_faults_are_found_before_it_starts(paths: ExperimentPaths, untrained: Mo
         (tasks("official", "random"), bare, DataError, "has no part 'test'"),
         ([replace(tasks()[0], split="patients:1/40")], paths, DataError, "too few for 40 folds"),
         (tasks(more=["synthesis.slices_per_epoch=8"]), paths, RecipeError, "--lesion-free"),
+        (tasks(more=["trainer.devices=2"]), paths, RecipeError, "one process"),
     ):
         with pytest.raises(error, match=match):
             run_all(listed, place, lambda _: None)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from groundglass.cli.main import app
 from groundglass.data.load import load_dataset
-from groundglass.errors import DataError
+from groundglass.errors import GroundglassError
 from groundglass.models.registry import build
 from groundglass.training.c2l import BACKBONE, C2L, info_nce, pretrain, unlabelled_slices
 from groundglass.training.recipe import load_pretrain_recipe
@@ -100,6 +100,8 @@ def test_it_learns_is_resumed_when_killed_and_starts_other_networks(phantoms: Pa
     torch.testing.assert_close(mask, whole, atol=0.05, rtol=0.05)
     assert not torch.allclose(untrained, whole, atol=0.05)
     assert (done / BACKBONE).stat().st_size < 10e6
+    pretrain(job(SMALL, phantoms, done, resume=True), lambda *_: ())
+    assert read_info(done) == info, "it had finished"
 
 
 def test_no_held_out_slice_enters(phantoms: Path, lesion_free: Path, tmp_path: Path) -> None:
@@ -124,9 +126,9 @@ def test_copies_of_held_out_slices_are_refused(phantoms: Path, lesion_free: Path
     assert not (tmp_path / "run").exists()
 
 
-def test_too_few_slices(lesion_free: Path, tmp_path: Path) -> None:
+def test_too_few_slices_and_several_processes_are_refused(lesion_free: Path, tmp_path: Path) -> None:
     few = r"6 slices are too few to pretrain in batches of 8, 16 would do; or .*batch_size=3"
-    for images, said in (((lesion_free,), few), ((), "nothing to pretrain on")):
-        with pytest.raises(DataError, match=said):
-            pretrain(job(SMALL, None, tmp_path / "run", images=images), lambda *_: ())
+    for images, devices, said in (((lesion_free,), 1, few), ((), 1, "nothing to pretrain on"), ((), 2, "one process")):
+        with pytest.raises(GroundglassError, match=said):
+            pretrain(job(SMALL, None, tmp_path / "run", images=images, devices=devices), lambda *_: ())
     assert not (tmp_path / "run").exists()

@@ -33,11 +33,10 @@ def test_a_wrong_override_is_one_clear_line() -> None:
     names = {load_recipe: "mask-efficientnet", load_pretrain_recipe: "c2l", load_lungs_recipe: "lungs"}
     for load, override, message in (
         (load_recipe, "optimiser.lrr=1", "did you mean optimiser.lr?"),
-        (load_recipe, "optimizer.lr=1", "did you mean optimiser?"),
         (load_recipe, "network.opacity=true", "network.opacity; known are: name, weights, options, mask"),
-        (load_recipe, "training.epochs=0", "training.epochs=0"),
         (load_recipe, "optimiser.lr=.inf", "optimiser.lr=inf: input should be a finite number"),
         (load_recipe, "preprocessing.normalisation=two-anchor", "'zero-mean' or 'min-max'"),
+        (load_recipe, "sampling.shares={a: 0}", "sampling.shares.a=0: input should be greater than 0"),
         (load_recipe, "trainer.devices=-1", "trainer.devices=-1: input should be greater"),
         (load_recipe, "synthesis.severity=[0.8, 0.1]", "the smaller number comes first, as in [0.1, 0.8]"),
         (load_recipe, "name.x=1", "is a value, not a section"),

@@ -44,7 +44,7 @@ def test_slices_are_cropped_once(phantoms: Path, tmp_path: Path, monkeypatch: py
     records = [load_dataset(phantoms).records[0], record(path=slice_file, lesion_mask=mask_file)]
 
     def crop(segmenter: LungSegmenter | None = None, **changes: Any) -> CroppedSet:
-        return samples.load_cropped(records, replace(PREPROCESSING, **changes), CONTEXT, cache, segmenter)
+        return samples.load_cropped(records, PREPROCESSING.model_copy(update=changes), CONTEXT, cache, segmenter)
 
     first = crop()
     assert first.lungs[0].mean() > 0.2
@@ -58,6 +58,8 @@ def test_slices_are_cropped_once(phantoms: Path, tmp_path: Path, monkeypatch: py
             np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
         with pytest.raises(NameError):
             crop(size=72)
+    uncached = samples.load_cropped(records, PREPROCESSING, CONTEXT, slice_file / "no folder")
+    np.testing.assert_array_equal(uncached.pixels, first.pixels)
     stored.write_bytes(stored.read_bytes()[:1000])
     np.testing.assert_array_equal(crop().pixels, first.pixels)
     # Other lungs, another truth and other slices.
@@ -173,17 +175,18 @@ def cropped() -> CroppedSet:
     return CroppedSet(pixels, lungs, lungs & (np.arange(80) < 40), ("a", "b", "c", "d"))
 
 
-def real(cropped: CroppedSet, *indices: int, **on: float) -> samples.Batch:
+def real(cropped: CroppedSet, *indices: int, lungs_only: float = 0.0) -> samples.Batch:
     """Slices of which the second and third are COVID, and the lesions of the last two are known."""
     labels, known = np.array([0, 1, 1, 0], np.float32), np.array([False, False, True, True])
-    own = TrainingSamples(cropped, labels, known, cropped, PREPROCESSING, augmentation(**on), SynthesisSection())
+    call: Any = augmentation().__call__  # an augmenter of one's own has nothing else
+    own = TrainingSamples(cropped, labels, known, cropped, PREPROCESSING, call, lungs_only, SynthesisSection())
     return own[[SampleKey(index, False, False, (0, 0, 0)) for index in indices]]
 
 
 def drawn(cropped: CroppedSet, painted: bool, **synthesis: float) -> samples.Batch:
     """Twelve lesion-free slices, painted or not, without augmentation."""
     section, none = SynthesisSection(**{"severity": (0.7, 0.9), **synthesis}), np.zeros(4)
-    own = TrainingSamples(cropped, none, none, cropped, PREPROCESSING, augmentation(), section)
+    own = TrainingSamples(cropped, none, none, cropped, PREPROCESSING, augmentation(), 0.0, section)
     return own[[SampleKey(number % 4, True, painted, (0, 0, number)) for number in range(12)]]
 
 

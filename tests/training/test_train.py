@@ -34,7 +34,7 @@ from groundglass.training import lungs as lung
 from groundglass.training.recipe import Recipe, load_lungs_recipe, load_recipe
 from groundglass.training.run import WEIGHTS, Run, read_info
 from groundglass.training.samples import SampleKey
-from groundglass.training.train import train, train_job
+from groundglass.training.train import plan, train, train_job
 
 from .conftest import BEST, QUICK, QUICK_RECIPE, Small, assert_same_weights, command, job, kill_after_an_epoch
 
@@ -148,7 +148,11 @@ def test_what_cannot_be_trained(phantoms: Path, lesion_free: Path, tmp_path: Pat
         ("", {"data": (lesion_free,)}, "slices have no label"),
         ("", {"data": (no_val,)}, "leaves nothing for the part val; training needs train and val"),
         ("network.weights=/nowhere/weights.safetensors", {}, "nowhere"),
+        ("network.options={foo: 1}", {}, r"network\.options=.*foo"),
+        ("", {"devices": 0}, "cannot be shared by 0 processes"),
         ("", {"devices": 3}, "cannot be shared by 3 processes"),
+        ("optimiser.options={eps: 1e-8}", {}, r"optimiser\.options=.*eps"),
+        ("optimiser.schedule_options={foo: 1}", {}, r"optimiser\.schedule_options=.*foo"),
         ("optimiser.name=adamv", {}, "timm has no such optimiser; it has adam"),
         ("trainer.loggers=[mlflow]", {}, "mlflow is not installed; `pip install mlflow`"),
         ("network.name=nowhere:Net", {}, "network nowhere:Net: cannot be made"),
@@ -161,8 +165,9 @@ def test_what_cannot_be_trained(phantoms: Path, lesion_free: Path, tmp_path: Pat
     ):
         disk = shutil._ntuple_diskusage(10**12, 0, 10**6 if "free" in message else 10**11)
         monkeypatch.setattr("shutil.disk_usage", lambda _, disk=disk: disk)
-        with pytest.raises(GroundglassError, match=message) as error:
-            train_job(replace(job(demo(*setting.split()), phantoms, tmp_path / "run"), **changes))
+        for begin in (plan, train_job):
+            with pytest.raises(GroundglassError, match=message) as error:
+                begin(replace(job(demo(*filter(None, [setting])), phantoms, tmp_path / "run"), **changes))
         assert "\n" not in str(error.value)
         assert not (tmp_path / "run").exists()
 
@@ -181,7 +186,7 @@ def test_own_networks_callbacks_and_loggers_are_trained_from_python(phantoms: Pa
     watch = LambdaCallback(**end, on_before_zero_grad=watched)
     settings = [
         *(*QUICK, SMALL, "optimiser.gradient_clip=1e-3"),
-        "trainer={loggers: [tensorboard, csv], accumulate_grad_batches: 2, precision: bf16-mixed}",
+        "trainer={accumulate_grad_batches: 2, precision: bf16-mixed}",
         # Nothing is learned, and so the second epoch is the last.
         *("training.selection=val_auc", "training.early_stopping=1", "optimiser.lr=1e-12"),
     ]
@@ -193,10 +198,12 @@ def test_own_networks_callbacks_and_loggers_are_trained_from_python(phantoms: Pa
     assert (said.probability.shape, said.lesion_map) == ((1,), None)
     assert [axes.get_title() for axes in run.plot().axes[:2]] == ["Loss", "Validation"]
     assert (output / "curves.svg").read_text().startswith("<?xml")
-    assert "lr-AdamW" in (output / "csv" / "metrics.csv").read_text().splitlines()[0]
     logged = EventAccumulator(str(output / "tensorboard")).Reload().Tags()["scalars"]
     assert any(tag.startswith("lr-AdamW") for tag in logged)
     assert "phantom-demo" in (output / "tensorboard" / "hparams.yaml").read_text()
+    write_json(output / "run.json", {**run.info, "finished": False})
+    train("phantom-demo", phantoms, output, overrides=settings, threads=1, resume=True, **own)
+    assert epochs == [0, 1], "it had stopped before it was killed"
     with pytest.raises(RecipeError, match="overrides change a recipe that is named"):
         train(run.recipe, phantoms, output, overrides=["training.epochs=2"])
 
@@ -285,6 +292,8 @@ def test_a_run_of_lungs_is_resumed_and_exported(masked: Path, tmp_path: Path, mo
         expected = network(torch.from_numpy(slices)).numpy()
     np.testing.assert_allclose(segmenter._session.run(None, {"slice": slices})[0], expected, atol=1e-3)
     assert segmenter(pixels).shape == (128, 128)
+    lung.train_lungs(job(LUNG_RECIPE, masked, run, resume=True))
+    assert read_info(run) == info, "it had finished"
 
 
 def test_too_little_to_learn_from_is_said(masked: Path, tmp_path: Path) -> None:

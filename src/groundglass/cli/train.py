@@ -1,5 +1,7 @@
 """``groundglass train``, ``pretrain``, ``evaluate``, ``export`` and ``models``: from data to a bundle that predicts."""
 
+import shlex
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,6 +15,7 @@ from typer import Argument, Option
 
 from groundglass.cli import options
 from groundglass.errors import RecipeError, RunError
+from groundglass.files import printable
 from groundglass.models.catalogue import MEASURED_AT, entries
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ def train(
     allow_overlap: Annotated[
         bool, Option("--allow-overlap", help="Accept patients who are in several parts of the split.")
     ] = False,
-    devices: Annotated[str | None, Option(help="Processes or GPUs per machine, or GPUs by index: 0,2 or 1,")] = None,
+    devices: Annotated[int | None, Option(min=1, help="Processes or GPUs per machine.")] = None,
     nodes: Annotated[int, Option(min=1, help="Machines.")] = 1,
     lungs: options.Lungs = None,
     audit: Annotated[
@@ -47,6 +50,7 @@ def train(
 ) -> None:
     """Train a network; killed at any moment, it continues with --resume as if nothing had happened."""
     from groundglass.training.recipe import load_lungs_recipe, load_recipe
+    from groundglass.training.run import build_network
     from groundglass.training.train import train_job
     from groundglass.training.trainer import Job
 
@@ -54,7 +58,7 @@ def train(
     of_lungs = load_lungs_recipe(recipe, changed)
     job: Job[Any] = Job(
         of_lungs or load_recipe(recipe, changed), tuple(data), split, seed, output, lesion_free=lesion_free,
-        allow_overlap=allow_overlap, resume=resume, devices=_devices(devices), nodes=nodes, threads=shared.threads,
+        allow_overlap=allow_overlap, resume=resume, devices=devices, nodes=nodes, threads=shared.threads,
         accelerator=shared.accelerator, cache=shared.cache, lungs=lungs, progress=not shared.quiet,
         map_label=tuple(shared.map_label or ()),
     )  # fmt: skip
@@ -63,7 +67,8 @@ def train(
     elif dry_run:
         _plan(job)
     else:
-        if audit and job.rank == 0:
+        if audit and job.rank == 0 and not job.is_finished:
+            job.prepare(build_network(job.recipe))
             _warn(job)
         with _interruptible(output):
             run = train_job(job)
@@ -72,16 +77,6 @@ def train(
             auc, accuracy = (history[-1][name] for name in ("val_auc", "val_accuracy"))
             ended = f"validation AUC {auc:.3f}, accuracy {accuracy:.3f} after the last"
             typer.echo(f"{run.path}: {run.recipe.network.name}, {len(history)} epochs, {ended}")
-
-
-def _devices(text: str | None) -> int | tuple[int, ...] | None:
-    """A number of devices, or their indices, of which a comma speaks."""
-    if text is None:
-        return None
-    try:
-        return tuple(int(each) for each in text.split(",") if each.strip()) if "," in text else int(text)
-    except ValueError:
-        raise RecipeError(f"--devices {text}: expected a number such as 2, or GPUs: 0,2 or 1,") from None
 
 
 def _plan(job: "Job[Recipe]") -> None:
@@ -224,6 +219,7 @@ def evaluate(
         evaluation = evaluate_run(
             opened, manifest, split, part, output, resamples=resamples, seed=seed,
             progress=lambda _, total: advance("evaluating", 1, total),
+            command=printable(shlex.join(["groundglass", *sys.argv[1:]])),
         )  # fmt: skip
     write_report(opened, evaluation, output)
     options.report("warning", *evaluation.document["warnings"])

@@ -130,7 +130,7 @@ def convergence_tasks(
 
 def seeds_tasks(recipe: Recipe, split: str, seeds: Sequence[int], parts: Sequence[str]) -> list[Task]:
     """One recipe on one split, trained with several seeds and evaluated on the parts named."""
-    row = Variant(recipe.name, recipe.name, recipe)
+    row = Variant(_folder(recipe.name), recipe.name, recipe)
     return _tasks("seeds", _folder(split), [row], seeds, {None: split}, tuple(parts))
 
 

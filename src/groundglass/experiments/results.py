@@ -16,7 +16,7 @@ from scipy.special import expit
 from groundglass.data.manifest import Label
 from groundglass.errors import DataError
 from groundglass.files import write_text
-from groundglass.training.recipe import NetworkSection, Recipe
+from groundglass.training.recipe import FREE, NetworkSection, Recipe
 
 FORMAT = 2
 
@@ -157,9 +157,10 @@ def read_run_results(folder: Path) -> list[RunResult]:
 
 
 def complete(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a recipe as ``--set`` spells them; one that is newer than the recipe has its default."""
+    """Fields of a recipe that decide, as ``--set`` spells them; one that is newer than the recipe has its default."""
     default = Recipe(name="", network=NetworkSection(name="")).model_dump(mode="json")
-    return {**dict(_flat(default)), **dict(_flat(recipe))}
+    fields = {**dict(_flat(default)), **dict(_flat(recipe))}
+    return {key: value for key, value in fields.items() if key.removeprefix("trainer.") not in FREE}
 
 
 def _flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import yaml
 
 from groundglass.data.load import load_pool
 from groundglass.data.manifest import Manifest
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from groundglass.training.run import Run
 
 # Files of a run's folder, as training names them.
-_RECIPE, _INFO = "recipe.yaml", "run.json"
+_INFO = "run.json"
 # What is kept of a pretraining, and of the measures of a part.
 _PRETRAINING = ("recipe", "network", "weights", "data", "split", "images", "slices", "fingerprint", "seed")
 _MEASURED = ("metrics", "confusion", "interval", "warnings", "evaluations_of_these_slices")
@@ -61,7 +59,7 @@ def check(tasks: Sequence[Task], paths: ExperimentPaths, manifest: Manifest) -> 
     """Look for what would stop the list half-way, before anything is trained.
 
     Raises:
-        RecipeError: lesion-free slices are wanted and no folder of them is named.
+        RecipeError: lesion-free slices are wanted and no folder of them is named, or several processes.
         RunError: a run or a result that exists already has other settings.
         DataError: a result is damaged, or the data set has no such split or part.
     """
@@ -71,6 +69,8 @@ def check(tasks: Sequence[Task], paths: ExperimentPaths, manifest: Manifest) -> 
             f"{tasks[0].name}: paints lesions into lesion-free slices; name their folder with --lesion-free, "
             "or switch it off with --set synthesis.slices_per_epoch=0"
         )
+    if any(task.recipe.trainer.devices > 1 for task in tasks):
+        raise RecipeError("trainer.devices: an experiment trains in one process; `groundglass train` takes several")
     data = [printable(each.resolve().name) for each in paths.data]
     for task in tasks:
         path, folder = paths.result(task), paths.run(task)
@@ -83,8 +83,9 @@ def check(tasks: Sequence[Task], paths: ExperimentPaths, manifest: Manifest) -> 
             if result.weights == task.weights:
                 recipe["network.weights"] = task.recipe.network.weights
         elif (folder / _INFO).exists():
-            path, info = folder, json.loads((folder / _INFO).read_text(encoding="utf-8"))
-            recipe = complete(yaml.safe_load((folder / _RECIPE).read_text(encoding="utf-8")))
+            from groundglass.training.run import read_info, read_recipe  # noqa: PLC0415 - torch, as below
+
+            path, info, recipe = folder, read_info(folder), complete(read_recipe(folder))
         else:
             continue
         # To mix other settings would compare apples with pears.

@@ -7,11 +7,12 @@ model.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from groundglass.imaging.slice import Grey
 
@@ -41,13 +42,18 @@ class CroppedSlice:
     whole: Grey  # the whole picture, its longer side at most 192 pixels
 
 
-@dataclass(frozen=True)
-class Preprocessing:
+class Section(BaseModel):
+    """A part of a recipe or of ``bundle.json``: no field too many, no infinite number, none that can be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Preprocessing(Section):
     """How slices are cropped."""
 
-    size: int = 160  # side of the cropped slice in pixels, at least 32
+    size: Annotated[int, Field(ge=32, le=1024)] = 160  # side of the cropped slice in pixels
     crop: bool = True  # to a square around the lungs, so that they keep their shape; else the whole picture is resized
-    margin: float = 0.06  # added on each side of the lungs' longer side, as a share of it, below 1
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.06  # added on each side of the lungs' longer side, as a share of it
     normalisation: Normalisation = "zero-mean"  # the choice of the paper (section III-A); `min-max` is its alternative
 
     def apply(self, pixels: Grey, lungs: NDArray[np.bool_]) -> CroppedSlice:

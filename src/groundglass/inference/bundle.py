@@ -19,10 +19,10 @@ from pydantic import Field, ValidationError
 
 from groundglass.errors import BundleError
 from groundglass.files import atomic_path, one_line, usable_cores, write_bytes
-from groundglass.imaging.crop import Normalisation, Preprocessing
+from groundglass.imaging.crop import Preprocessing, Section
 from groundglass.imaging.lungs import LungSegmenter
 from groundglass.imaging.slice import Grey
-from groundglass.inference.calibration import Calibration, Conformal, Section
+from groundglass.inference.calibration import Calibration, Conformal
 from groundglass.inference.input_check import InputCheck
 from groundglass.inference.reference import EmbeddingReference
 
@@ -93,7 +93,7 @@ class Engine:
             if _short(each) not in known:
                 choices = ", ".join(known)
                 raise BundleError(f"{each}: this ONNX Runtime has no such provider; choose of {choices}")
-        chosen = [known[_short(each)] for each in providers]
+        chosen = [known[_short(each)] for each in providers or ("cpu",)]
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=chosen)
         except Exception as error:  # noqa: BLE001 - the runtime raises its own, undocumented kinds
@@ -131,15 +131,6 @@ class FileInfo(Section):
     bytes: int = Field(ge=1, le=_LARGEST_FILE)
 
 
-class PreprocessingInfo(Section):
-    """How slices are cropped; see :class:`groundglass.imaging.crop.Preprocessing`."""
-
-    size: int = Field(ge=32, le=1024)
-    crop: bool
-    margin: float = Field(ge=0, lt=1)
-    normalisation: Normalisation
-
-
 class SeriesRule(Conformal):
     """How series scores become labels; ``patients`` of each label it was fitted on, ``sources`` of both."""
 
@@ -156,7 +147,7 @@ class BundleInfo(Section):
     name: str = Field(min_length=1, max_length=100)
     created: str  # when, ISO 8601 in UTC
     network: dict[str, Any]  # name, input size, parameters and whatever describes it
-    preprocessing: PreprocessingInfo
+    preprocessing: Preprocessing
     positive: Literal["COVID"]  # the class a logit above 0 speaks for
     precision: Precision
     calibration: Calibration
@@ -200,7 +191,7 @@ class Bundle:
             BundleError: it is missing, damaged, tampered with, or of another format, or a provider is not there.
         """
         place = DEFAULT if path is None or str(path) == DEFAULT_NAME else Path(path)
-        if not place.exists():
+        if not os.path.exists(place):  # True, False or no permission
             raise BundleError(f"{place}: no such bundle; make one with `groundglass export`")
         if not place.is_dir() and not zipfile.is_zipfile(place):
             raise BundleError(f"{place}: neither a bundle's folder nor a zip")
@@ -250,7 +241,7 @@ class Bundle:
     @property
     def preprocessing(self) -> Preprocessing:
         """How slices are cropped."""
-        return Preprocessing(**dict(self.info.preprocessing))
+        return self.info.preprocessing
 
     def engine(self) -> Engine:
         """The model, loaded once in each process."""
@@ -367,4 +358,4 @@ def write_bundle(path: Path, fields: Mapping[str, Any], contents: Mapping[str, b
         return
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in everything.items():
-            archive.writestr(zipfile.ZipInfo(name, _DATE), content)
+            archive.writestr(zipfile.ZipInfo(name, _DATE), content, zipfile.ZIP_DEFLATED)

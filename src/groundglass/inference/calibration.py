@@ -8,7 +8,9 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from groundglass.imaging.crop import Section
 
 COVID, NON_COVID, UNCERTAIN = "COVID", "NonCOVID", "uncertain"
 
@@ -18,12 +20,6 @@ MUCH_OPACITY = 20.0
 _SHARE, _LEAST = 0.2, 3
 _Label = Annotated[str, Field(pattern="^(COVID|NonCOVID)$")]
 _Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """A part of ``bundle.json``: no field too many, none that is no number, none that can be changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Conformal(Section):

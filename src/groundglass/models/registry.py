@@ -33,7 +33,9 @@ class VGG(Network):
         if max(last.shape[2:]) > 7:
             return layers(last), pyramid
         # One position: the same as a product of matrices does without reordering 100 million weights in every step.
-        pooled = F.adaptive_avg_pool2d(last, 7).permute(0, 2, 3, 1).flatten(1)
+        # At 224 pixels nothing is to be pooled, which no GPU could do deterministically.
+        last = last if last.shape[2:] == (7, 7) else F.adaptive_avg_pool2d(last, 7)
+        pooled = last.permute(0, 2, 3, 1).flatten(1)
         first = F.linear(pooled, layers.fc1.weight.permute(0, 2, 3, 1).flatten(1), layers.fc1.bias)
         return layers.act2(layers.fc2(layers.drop(layers.act1(first))[..., None, None])), pyramid
 
@@ -68,7 +70,10 @@ def build(
         if state is not None:
             load_network(own, state)
         return own
-    backbone = timm.create_model(entry.timm_name, in_chans=1, num_classes=0, **(options or {}))
+    try:
+        backbone = timm.create_model(entry.timm_name, in_chans=1, num_classes=0, **(options or {}))
+    except TypeError as error:
+        raise GroundglassError(f"network.options={options}: {error}") from None
     for layer in backbone.modules():
         if isinstance(layer, nn.ReLU6 | nn.SiLU):
             # Their gradients need their input, which training would have to copy before it is overwritten.

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from groundglass.data.load import load_dataset, load_pool
 from groundglass.data.manifest import Record
 from groundglass.data.splits import make_split
-from groundglass.errors import DataError
+from groundglass.errors import DataError, RecipeError
 from groundglass.files import name_some, printable
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import open_segmenter
@@ -168,11 +168,15 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
         RunError: the folder holds another run, or one to be resumed with ``resume``.
     """
     recipe, count = job.recipe, job.recipe.training.batch_size
+    if job.processes > 1:
+        raise RecipeError("trainer.devices: a pretraining runs in one process")
+    if job.is_finished:
+        return
     torch.manual_seed(job.seed)
     network = build(recipe.network.name, recipe.network.weights, options=recipe.network.options)
     job.prepare(network)
     records = unlabelled_slices(job, find_copies)
-    preprocessing = recipe.preprocessing.build()
+    preprocessing = recipe.preprocessing
     lungs = open_segmenter(job.lungs)
     cropped = load_cropped(records, preprocessing, CONTEXT, job.cache, lungs, job.progress)
     half = len(cropped) // 2

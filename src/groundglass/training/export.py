@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -222,7 +222,7 @@ def _fields(job: Export, parts: Mapping[str, Part]) -> dict[str, Any]:
             "input_size": run.preprocessing.size,
             "parameters": sum(parameter.numel() for parameter in run.network.parameters()),
         },
-        "preprocessing": asdict(run.preprocessing),
+        "preprocessing": run.preprocessing.model_dump(),
         "positive": "COVID",
         "onnx": {"opset": OPSET, "input": bundle.INPUT, "outputs": outputs_of(run.network)},
         "training": {

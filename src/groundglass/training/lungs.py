@@ -109,6 +109,8 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
         RunError: the folder holds another run, or one to be resumed with ``resume``.
     """
     recipe = job.recipe
+    if job.is_finished:
+        return read_history(job.output)[-1].get("val_dice")
     torch.manual_seed(job.seed)
     module = LungTrainer(recipe, max(1, recipe.draws // recipe.training.batch_size), job.seed)
     job.prepare(module.network)

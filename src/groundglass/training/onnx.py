@@ -9,7 +9,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,7 +61,7 @@ def lungs_to_onnx(network: LungNet, notes: Mapping[str, Any]) -> bytes:
 def described(model: bytes, preprocessing: Preprocessing, calibration: Calibration) -> bytes:
     """The model with what turns a slice into a label in its metadata, so that the file stands alone."""
     values = {
-        "preprocessing": asdict(preprocessing),
+        "preprocessing": preprocessing.model_dump(),
         "labels": [NON_COVID, COVID],
         "temperature": calibration.temperature,
         "quantiles": dict(calibration.quantiles),

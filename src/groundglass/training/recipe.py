@@ -12,10 +12,10 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from groundglass.errors import RecipeError
-from groundglass.imaging.crop import Normalisation, Preprocessing
+from groundglass.imaging.crop import Preprocessing, Section
 from groundglass.models.catalogue import entries
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -32,14 +32,10 @@ def _ascending(span: tuple[float, float]) -> tuple[float, float]:
     return span
 
 
+FREE = ("workers", "devices", "loggers")  # of ``trainer``, which decide nothing of the result
+
 RATES = {"vgg": 2e-4}
 """Learning rates of families that bear less than the others: VGG has no batch normalisation."""
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys and infinite numbers are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BackboneSection(Section):
@@ -47,7 +43,7 @@ class BackboneSection(Section):
 
     name: str
     weights: str = "none"
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class NetworkSection(BackboneSection):
@@ -63,19 +59,6 @@ class NetworkSection(BackboneSection):
     histogram: bool = True
     lesions: bool = True
     dropout: Share = 0.2
-
-
-class PreprocessingSection(Section):
-    """Fields of :class:`groundglass.imaging.crop.Preprocessing`, with its defaults."""
-
-    size: Annotated[int, Field(ge=32, le=1024)] = Preprocessing.size
-    crop: bool = Preprocessing.crop
-    margin: Below1 = Preprocessing.margin
-    normalisation: Normalisation = Preprocessing.normalisation
-
-    def build(self) -> Preprocessing:
-        """The preprocessing these fields describe."""
-        return Preprocessing(**self.model_dump())
 
 
 class AugmentationSection(Section):
@@ -109,7 +92,7 @@ class SamplingSection(Section):
     """
 
     draws: Count = 0
-    shares: dict[str, Share] = {}
+    shares: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
     leave_out: tuple[str, ...] = ()
     lesion_free: tuple[str, ...] = ()
     least_lesion: Share = 0.01
@@ -133,9 +116,9 @@ class OptimiserSection(Section):
     """Optimiser and schedule by timm's names and with its options; before the schedule the rate rises linearly."""
 
     name: str = "adamw"
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     schedule: Literal["cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant", "none"] = "cosine"
-    schedule_options: dict[str, Any] = {}
+    schedule_options: dict[str, Any] = Field(default_factory=dict)
     lr: Positive = 1e-3
     weight_decay: AtLeast0 = 0.02
     warmup_epochs: AtLeast0 = 1.0
@@ -146,14 +129,14 @@ class OptimiserSection(Section):
 class TrainerSection(Section):
     """What Lightning's ``Trainer`` is given. ``workers`` and ``loggers`` decide nothing of the result.
 
-    ``devices`` is a number, or a list of GPUs by index. ``wandb`` and ``mlflow`` log where they are installed.
+    ``devices`` are processes or GPUs per machine. ``wandb`` and ``mlflow`` log where they are installed.
     """
 
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accumulate_grad_batches: AtLeast1 = 1
     workers: Count = 0
-    devices: AtLeast1 | tuple[Count, ...] = 1
-    loggers: tuple[Literal["tensorboard", "csv", "wandb", "mlflow"], ...] = ("tensorboard",)
+    devices: AtLeast1 = 1
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
 
 
 class LengthSection(Section):
@@ -204,7 +187,7 @@ class BaseRecipe(Section):
     @property
     def deciding(self) -> dict[str, Any]:
         """Every field that decides the result."""
-        free: Any = {"trainer": {"workers", "devices", "loggers"}}
+        free: Any = {"trainer": set(FREE)}
         return self.model_dump(mode="json", exclude=free)
 
     def to_yaml(self) -> str:
@@ -232,7 +215,7 @@ class Recipe(BaseRecipe):
 
     network: NetworkSection
     augmenter: str = "groundglass.training.samples:Augmentation"
-    preprocessing: PreprocessingSection = PreprocessingSection()
+    preprocessing: Preprocessing = Preprocessing()
     augmentation: AugmentationSection = AugmentationSection()
     sampling: SamplingSection = SamplingSection()
     synthesis: SynthesisSection = SynthesisSection()
@@ -242,7 +225,7 @@ class Recipe(BaseRecipe):
 class PretrainRecipe(BaseRecipe):
     """Everything that decides a pretraining, except data, split and seed."""
 
-    preprocessing: PreprocessingSection = PreprocessingSection()
+    preprocessing: Preprocessing = Preprocessing()
     # Two views should resemble each other by what is in the lungs, not by a crop that is the same.
     augmentation: AugmentationSection = AugmentationSection(smallest_crop=0.35, rotation=20.0)
     contrast: ContrastSection = ContrastSection()

@@ -65,7 +65,7 @@ class Run:
     @property
     def preprocessing(self) -> Preprocessing:
         """How its slices are cropped and normalised."""
-        return self.recipe.preprocessing.build()
+        return self.recipe.preprocessing
 
     @cached_property
     def lungs(self) -> LungSegmenter:

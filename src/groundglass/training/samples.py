@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from zipfile import BadZipFile
@@ -98,7 +98,7 @@ def load_cropped(
     find_lungs = segmenter or shipped()
     hashes = tuple(content_hash(record) for record in records)
     of_masks = [each.lesion_mask and file_hash(each.lesion_mask) for each in records]
-    geometry = {key: value for key, value in asdict(preprocessing).items() if key != "normalisation"}
+    geometry = preprocessing.model_dump(exclude={"normalisation"})
     key = json.dumps([_CACHE_VERSION, geometry, context, hashes, of_masks, find_lungs.sha256])
     path = (cache or cache_folder()) / f"cropped-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
     side = round(preprocessing.size * (1 + 2 * context))
@@ -117,7 +117,8 @@ def load_cropped(
     for index, record in enumerate(watched):
         cropped[:, index] = _cropped(record, preprocessing, find_lungs, context, side)
     pixels, lungs, lesions = cropped[0], cropped[1].view(np.bool_), cropped[2].view(np.bool_)
-    with atomic_path(path) as temporary:
+    # On a full disk the next training crops them again.
+    with suppress(OSError), atomic_path(path) as temporary:
         np.savez(temporary, pixels=pixels, lungs=np.packbits(lungs), lesions=np.packbits(lesions))
     return CroppedSet(pixels, lungs, lesions, hashes)
 
@@ -323,6 +324,7 @@ class TrainingSamples(Dataset[Batch]):
     lesion_free: CroppedSet  # slices with context to paint into
     preprocessing: Preprocessing
     augmentation: Augmentation
+    lungs_only: float  # share of the slices of which all but the lungs is blackened
     synthesis: SynthesisSection
 
     def __getitem__(self, keys: list[SampleKey]) -> Batch:
@@ -338,9 +340,9 @@ class TrainingSamples(Dataset[Batch]):
                 slices, labels[row], known[row] = self.real, self.labels[key.index], self.known[key.index]
                 painted = Painted(slices.pixels[key.index], slices.lesions[key.index])
             source = painted.pixels
-            lungs, share = slices.lungs[key.index], self.augmentation.section.lungs_only
+            lungs = slices.lungs[key.index]
             # Without lungs nothing would be left, but the label.
-            if share and rng.random() < share and lungs.any():
+            if self.lungs_only and rng.random() < self.lungs_only and lungs.any():
                 source = np.where(cv2.dilate(lungs.view(np.uint8), _RIM), source, 0).astype(np.uint8)
             pixels[row], lesions[row] = self.augmentation(source, rng, painted.mask.view(np.uint8))
         others = (torch.from_numpy(each) for each in (labels, lesions.astype(np.float32), known))

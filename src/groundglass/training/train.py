@@ -31,7 +31,7 @@ from groundglass.models.catalogue import pretraining
 from groundglass.models.layers import Network
 from groundglass.training.classify import Classifier
 from groundglass.training.recipe import Recipe, SamplingSection, load_recipe
-from groundglass.training.run import INFO, LUNGS, Run, build_network
+from groundglass.training.run import LUNGS, Run, build_network
 from groundglass.training.samples import (
     CONTEXT,
     Augmentation,
@@ -60,7 +60,7 @@ def train(
     lesion_free: str | PathLike[str] | None = None,
     resume: bool = False,
     allow_overlap: bool = False,
-    devices: int | Sequence[int] | None = None,
+    devices: int | None = None,
     accelerator: str = "auto",
     threads: int = 0,
     cache: str | PathLike[str] | None = None,
@@ -89,7 +89,7 @@ def train(
     job = Job(
         recipe, tuple(map(Path, sets)), split, seed, Path(output),
         lesion_free=Path(lesion_free) if lesion_free is not None else None,
-        devices=devices if isinstance(devices, int | None) else tuple(devices),
+        devices=devices,
         cache=Path(cache) if cache is not None else None,
         callbacks=tuple(callbacks), loggers=None if loggers is None else tuple(loggers),
         allow_overlap=allow_overlap, resume=resume, threads=threads, accelerator=accelerator,
@@ -109,12 +109,8 @@ def train_job(job: Job[Recipe]) -> Run:
     """
     asked, job = job.recipe, _without_synthesis(job)
     recipe = job.recipe
-    if recipe.training.batch_size % job.processes:
-        shared = f"cannot be shared by {job.processes} processes"
-        raise RecipeError(f"training.batch_size={recipe.training.batch_size} {shared}; choose a multiple")
-    if job.resume and (job.output / INFO).exists() and (run := Run.open(job.output)).info.get("finished"):
-        job.check_same(data=[printable(path.resolve().name) for path in job.data])
-        return run
+    if job.is_finished:
+        return Run.open(job.output)
     torch.manual_seed(job.seed)
     network = build_network(recipe)
     job.prepare(network)
@@ -196,7 +192,7 @@ def _prepared(
     records: Sequence[Record], val_records: Sequence[Record], free: Sequence[Record],
 ) -> tuple[Classifier, DataLoader[Batch], DataLoader[tuple[Tensor, ...]], dict[str, Any]]:  # fmt: skip
     """What learns, what it learns from and is validated by, read and cropped, and what ``run.json`` says of these."""
-    recipe, preprocessing = job.recipe, job.recipe.preprocessing.build()
+    recipe, preprocessing = job.recipe, job.recipe.preprocessing
     sampling, synthesis, augmenter = recipe.sampling, recipe.synthesis, _augmenter(recipe)
 
     def cropped(records: Sequence[Record], context: float = CONTEXT) -> CroppedSet:
@@ -216,7 +212,9 @@ def _prepared(
     val = cropped(val_records, 0.0)
     validation = TensorDataset(to_images(val.pixels, preprocessing), torch.from_numpy(targets(val_records)))
     known = np.array([_known(record, sampling) for record in records], np.bool_)
-    samples = TrainingSamples(real, targets(records), known, lesion_free, preprocessing, augmenter, synthesis)
+    samples = TrainingSamples(
+        real, targets(records), known, lesion_free, preprocessing, augmenter, recipe.augmentation.lungs_only, synthesis
+    )  # fmt: skip
     chances = _chances(records, sampling) if sampling.draws else None
     synthetic = synthesis.slices_per_epoch if len(lesion_free) else 0
     batches = EpochBatches(
@@ -261,6 +259,14 @@ def _facts(
     }
 
 
+class _Stopping(EarlyStopping):
+    """Ends a training that it has stopped before its end was written, when that is resumed."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Stop at once where the checkpoint says so."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+
 def _selection(job: Job[Recipe]) -> tuple[list[ModelCheckpoint], list[EarlyStopping]]:
     """What keeps the best epoch on validation and what stops early, where the recipe asks for them."""
     training = job.recipe.training
@@ -268,7 +274,7 @@ def _selection(job: Job[Recipe]) -> tuple[list[ModelCheckpoint], list[EarlyStopp
     better: Any = {"monitor": measure, "mode": "max" if measure == "val_auc" else "min"}
     kept: Any = {"save_weights_only": True, "save_on_train_epoch_end": True, "enable_version_counter": False}
     best = [ModelCheckpoint(job.output / CHECKPOINTS, "best", **kept, **better)]
-    stopping = [EarlyStopping(patience=training.early_stopping, **better)]
+    stopping: list[EarlyStopping] = [_Stopping(patience=training.early_stopping, **better)]
     return best if training.selection != "last" else [], stopping if training.early_stopping else []
 
 

@@ -29,9 +29,10 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
 from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
@@ -42,6 +43,7 @@ from torch.utils.data import DataLoader
 from groundglass.errors import RecipeError, RunError
 from groundglass.evaluation.metrics import now, versions
 from groundglass.files import atomic_path, locked, one_line, printable, usable_cores, write_json, write_text
+from groundglass.models.catalogue import entries
 from groundglass.reporting.figures import svg
 from groundglass.training.recipe import AnyRecipe_co, BaseRecipe
 from groundglass.training.run import FORMAT, HISTORY, INFO, RECIPE, WEIGHTS, learning_curves, read_info, read_recipe
@@ -215,9 +217,12 @@ def _existing(path: Path) -> Path:
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, atomically."""
-    with atomic_path(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, temporary)
+    """Write tensors as safetensors, atomically; a RunError where that fails, as on a full disk."""
+    try:
+        with atomic_path(path) as temporary:
+            save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, temporary)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: cannot be written ({one_line(str(error))}); make room, then use --resume") from None
 
 
 @dataclass(frozen=True)
@@ -233,7 +238,7 @@ class Job(Generic[AnyRecipe_co]):
     images: tuple[Path, ...] = ()  # files and folders of slices without labels, for a pretraining
     allow_overlap: bool = False  # accept patients who are in several parts of the split
     resume: bool = False  # continue where an earlier start of the same job was stopped
-    devices: int | tuple[int, ...] | None = None  # processes or GPUs per machine, or which GPUs
+    devices: int | None = None  # processes or GPUs per machine; None for the recipe's
     nodes: int = 1  # machines
     threads: int = 0  # CPU threads per process; 0 for one per core
     accelerator: str = "auto"  # cpu, gpu or auto, as Lightning names them
@@ -245,16 +250,17 @@ class Job(Generic[AnyRecipe_co]):
     map_label: tuple[str, ...] = ()  # labels of other names in the data, such as CAP=NonCOVID
 
     @property
-    def chosen_devices(self) -> int | list[int]:
-        """How many per machine, or which GPUs."""
-        chosen = self.recipe.trainer.devices if self.devices is None else self.devices
-        return chosen if isinstance(chosen, int) else list(chosen)
-
-    @property
     def processes(self) -> int:
         """On all machines together."""
-        chosen = self.chosen_devices
-        return self.nodes * (chosen if isinstance(chosen, int) else len(chosen))
+        return self.nodes * (self.recipe.trainer.devices if self.devices is None else self.devices)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its folder holds the finished run of the same job, to be resumed: a RunError where of another."""
+        if not (self.resume and (self.output / INFO).exists() and read_info(self.output).get("finished")):
+            return False
+        self.check_same(data=[printable(path.resolve().name) for path in self.data])
+        return True
 
     @property
     def rank(self) -> int:
@@ -269,11 +275,15 @@ class Job(Generic[AnyRecipe_co]):
         Raises:
             RecipeError, RunError: folder, disk or machine do not fit.
         """
+        batch = self.recipe.training.batch_size
+        if self.processes < 1 or batch % self.processes:
+            shared = f"cannot be shared by {self.processes} processes"
+            raise RecipeError(f"training.batch_size={batch} {shared}; choose a multiple")
         # Lightning greets, advertises and lists hardware at this level; the command line speaks for itself.
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         if self.rank == 0:
             self._check_folder(network)
-            self._check_machine()
+            self._check_machine(network)
         torch.set_num_threads(self.threads or usable_cores())
         cv2.setNumThreads(1)
         if sys.platform.startswith("linux"):
@@ -308,7 +318,7 @@ class Job(Generic[AnyRecipe_co]):
             room = f"{free / 1e6:.0f} MB are free and its checkpoints need {needed / 1e6:.0f}"
             raise RunError(f"{output}: {room}; make room, or choose another --output")
 
-    def _check_machine(self) -> None:
+    def _check_machine(self, network: nn.Module) -> None:
         """Refuse accelerators, loggers and optimisers that are not there."""
         for package in {"wandb", "mlflow"}.intersection(self.recipe.trainer.loggers):
             if find_spec(package) is None:
@@ -316,19 +326,29 @@ class Job(Generic[AnyRecipe_co]):
         if (name := self.recipe.optimiser.name) not in list_optimizers():
             near = ", ".join(get_close_matches(name, map(str, list_optimizers()), 3)) or "adamw, sgd, lion"
             raise RecipeError(f"optimiser.name={name}: timm has no such optimiser; it has {near} and others")
+        module, section = Scheduled(self.recipe, 1, self.seed), self.recipe.optimiser
+        module.network = network
+        try:
+            module.configure_optimizers()
+        except (AssertionError, TypeError, ValueError) as error:
+            given = f"optimiser.options={section.options}, optimiser.schedule_options={section.schedule_options}"
+            raise RecipeError(f"{given}: {one_line(str(error))}") from None
         try:
             Trainer(**self._place(), logger=False, enable_checkpointing=False, enable_progress_bar=False)
         except (MisconfigurationException, ValueError, RuntimeError) as error:
-            asked = f"--accelerator {self.accelerator} --devices {self.chosen_devices}"
+            asked = f"--accelerator {self.accelerator} --devices {self.processes // self.nodes}"
             raise RunError(f"{asked}: not on this machine ({one_line(str(error), 200)})") from None
 
     def _place(self) -> dict[str, Any]:
         """Lightning's arguments that say where a job is trained."""
+        # Networks that are not of the catalogue may have layers that are not used.
+        unused = self.recipe.network.name not in {entry.name for entry in entries()}
+        several = DDPStrategy(broadcast_buffers=True, find_unused_parameters=unused)
         return {
             "accelerator": self.accelerator,
-            "devices": self.chosen_devices,
+            "devices": self.processes // self.nodes,
             "num_nodes": self.nodes,
-            "strategy": DDPStrategy(broadcast_buffers=True) if self.processes > 1 else "auto",
+            "strategy": several if self.processes > 1 else "auto",
         }
 
     def begin(self, facts: Mapping[str, Any]) -> None:
@@ -340,6 +360,7 @@ class Job(Generic[AnyRecipe_co]):
         if (self.output / INFO).exists():
             self.check_same(**{key: facts[key] for key in ("fingerprint", "labels") if key in facts})
         write_text(self.output / RECIPE, self.recipe.to_yaml())
+        gpu = self.accelerator != "cpu" and torch.cuda.is_available()
         document = {
             "format": FORMAT,
             "finished": False,
@@ -356,7 +377,7 @@ class Job(Generic[AnyRecipe_co]):
                 "system": platform.system(),
                 "architecture": platform.machine(),
                 "cores": os.cpu_count() or 0,
-                "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+                "accelerator": torch.cuda.get_device_name() if gpu else "none",
             },
         }
         write_json(self.output / INFO, document)
@@ -449,7 +470,6 @@ class Job(Generic[AnyRecipe_co]):
             return list(self.loggers)
         made: Mapping[str, Callable[[], Logger]] = {
             "tensorboard": lambda: TensorBoardLogger(self.output, name="tensorboard", version=""),
-            "csv": lambda: CSVLogger(self.output, name="csv", version=""),
             "wandb": lambda: WandbLogger(name=self.output.name, save_dir=self.output, project="groundglass"),
             "mlflow": lambda: MLFlowLogger("groundglass", self.output.name),
         }
