@@ -191,7 +191,7 @@ class Bundle:
             BundleError: it is missing, damaged, tampered with, or of another format, or a provider is not there.
         """
         place = DEFAULT if path is None or str(path) == DEFAULT_NAME else Path(path)
-        if not os.path.exists(place):  # True, False or no permission
+        if not os.path.exists(place):  # where Path.exists raises, this says no
             raise BundleError(f"{place}: no such bundle; make one with `groundglass export`")
         if not place.is_dir() and not zipfile.is_zipfile(place):
             raise BundleError(f"{place}: neither a bundle's folder nor a zip")
