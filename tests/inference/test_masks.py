@@ -59,7 +59,7 @@ def prediction_of(ct_slice: CTSlice) -> Prediction:
     (height, width), origin = ct_slice.pixels.shape, ct_slice.origin
     cropped = CroppedSlice(ct_slice.pixels, (0, 0, width, height), values > 0, True, ct_slice.pixels)
     return Prediction(
-        Status.OK, origin.file, "b", frame=origin.frame, series=origin.series, study=origin.study,
+        Status.OK, origin.file, "b", frame=origin.frame, series=origin.series, study=origin.study, instance=origin.instance,
         position=origin.position and origin.position[2], evidence=Evidence(ct_slice, cropped, LEFT),
     )  # fmt: skip
 

@@ -160,7 +160,7 @@ def _check(dataset: Dataset, name: str, limits: Limits) -> None:
     of = f"modality {modality or 'unknown'}"
     if _kind(dataset) == _DIRECTORY:
         raise ImageError(name, "a DICOMDIR, which lists images and holds none; name its folder instead")
-    if not any(keyword in dataset for keyword in _PIXELS):
+    if not any(dataset.get(keyword) for keyword in _PIXELS):
         raise ImageError(name, f"no pixel data; it may be truncated ({of}, SOP class {_kind(dataset) or 'unknown'})")
     if modality not in _MODALITIES:
         raise NotASliceError(name, f"{of}, not a CT slice")

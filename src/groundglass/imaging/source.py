@@ -185,7 +185,7 @@ class ZipSource(Source):
     member: str
 
     def __init__(self, archive: zipfile.ZipFile, path: str, info: zipfile.ZipInfo, limits: Limits) -> None:
-        self.name = f"{path}!{one_line(info.filename, 1000)}"
+        self.name = f"{path}!{info.filename}"
         self.size, self.member = info.file_size, info.filename
         self._archive, self._path, self._info = archive, path, info
         unpacked, packed = info.file_size, info.compress_size

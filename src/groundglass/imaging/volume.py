@@ -32,6 +32,7 @@ _NOT_IN_NRRD = re.compile(rb"[\r\n][ \t\v\f]*(data\s*file\s*:|encoding\s*:\s*bz|
 _TEXT = re.compile(rb"^\s*BinaryData\s*[=:]\s*[Ff0Nn]", re.MULTILINE)
 _FARTHEST = 1e9  # mm, in which no patient is measured
 _LABEL_INTENTS = frozenset({1002, 1003})  # NIfTI's intents of label maps
+_MM = {1: 1000.0, 3: 0.001}  # of a metre and a micrometre, by the code of NIfTI
 _LPS = np.array([-1.0, -1.0, 1.0])  # from mm rightwards, forwards and upwards (RAS) to DICOM's and ITK's axes, and back
 
 
@@ -76,8 +77,13 @@ def _nifti_affine(header: Any) -> NDArray[np.float64]:
         with suppress(ValueError):  # the quaternion is none
             affine, code = read(coded=True)
             if code and np.isfinite(affine).all() and np.linalg.matrix_rank(affine[:3, :3]) == 3:
-                return np.asarray(affine, np.float64)
-    return np.asarray(header.get_base_affine(), np.float64)
+                return in_mm(affine, header)
+    return in_mm(header.get_base_affine(), header)
+
+
+def in_mm(affine: NDArray[Any], header: Any) -> NDArray[np.float64]:
+    """An affine, shape (4, 4), of which its NIfTI header may say that it is in metres or micrometres."""
+    return np.diag([_MM.get(int(header["xyzt_units"]) % 8, 1.0)] * 3 + [1.0]) @ affine
 
 
 def header_of(source: Source) -> Source | None:

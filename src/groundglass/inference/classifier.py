@@ -107,15 +107,18 @@ class Classifier:
         found = source if known else self.predict(source, hu=hu, evidence=False)
         predictions = [found] if isinstance(found, Prediction) else list(found)
         rule = self.bundle.info.series
-        summaries = Totals(rule, predictions).summaries()
+        totals = Totals(rule, predictions)
+        summaries = totals.summaries()
         if not summaries:
             place = str(source) if isinstance(source, str | PathLike) else ""
             # A UID, as only what has one is taken for a single series wherever its files lie.
             together = Totals(rule, (replace(each, series="0.0") for each in predictions))
             summaries = [replace(each, series=None, place=place or each.place) for each in together.summaries()]
-        if len(summaries) != 1:
-            places = name_some([each.name for each in summaries]) or "nothing"
-            raise PredictionError(f"one series is wanted, and here are {len(summaries)}: {places}")
+        loose = totals.counts.ok - sum(each.counts.ok for each in summaries)
+        if len(summaries) != 1 or loose:
+            names = [each.name for each in summaries] + loose * ["a slice of none"]
+            places = name_some(names) or "nothing"
+            raise PredictionError(f"one series is wanted, and here are {len(names)}: {places}")
         return summaries[0]
 
     def _read(self, source: Any, number: int | None, hu: bool) -> Iterator[CTSlice | Prediction]:

@@ -170,6 +170,8 @@ def segmentation(headers: Sequence[Dataset], slices: Sequence[PackedMasks], bund
     )
     for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):  # highdicom draws one
         item.DimensionOrganizationUID = derived_uid(*made, "dimensions")
+    if len(slices) == 1:  # of which highdicom says that the next is 1 mm away
+        del seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices
     by_image = {image.SOPInstanceUID: each.bits for image, each in zip(images, slices, strict=True)}
     _set_pixels(seg, by_image, slices[0].shape)
     return seg

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
+from itertools import chain, groupby
 from pathlib import Path
 
 import cv2
@@ -122,22 +125,19 @@ class MaskWriter:
             return False
         path = self._folder / f"{_series_stem(first.series or '', first.file)}.dcm"
         with file_errors(path), atomic_path(path) as temporary:
-            made.save_as(temporary)
+            made.save_as(stream := io.BytesIO())  # pydicom hides why a disk is full
+            temporary.write_bytes(stream.getvalue())
         return True
 
 
 def without_masks(folder: Path, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
     """Predictions of an earlier run, in its order, whose masks were not written or not completely."""
-    group, complete = None, True
-    for prediction in predictions:
-        if prediction.overlay is None:  # there was no picture, nor anything to mark in it
-            continue
-        following = _group_of(prediction)
-        if following is None or following != group:
-            complete = any((folder / name).is_file() for name in _last_files(prediction))
-            group = following
-        if not complete:
-            yield prediction
+    # Without an overlay there was no picture, nor anything to mark in it.
+    shown = (each for each in predictions if each.overlay is not None)
+    for _, together in groupby(shown, lambda each: _group_of(each) or (each.file, each.frame)):
+        first, *others = together
+        if not _are_written(folder, [first, *others]):
+            yield from (first, *others)
 
 
 def _group_of(prediction: Prediction) -> str | None:
@@ -148,14 +148,23 @@ def _group_of(prediction: Prediction) -> str | None:
     return f"{prediction.study} {prediction.series} {prediction.stack} {place}"
 
 
-def _last_files(first: Prediction) -> list[str]:
-    """The last file written for a volume, series or picture that begins with a prediction, whichever it is."""
-    names = [f"{picture_stem(first.file, first.frame)}{_LUNGS}.png"]
+def _are_written(folder: Path, together: Sequence[Prediction]) -> bool:
+    """Whether the last file of a volume or picture is there, or DICOM SEGs that refer to every image of a series."""
+    first = together[0]
+    if (folder / f"{picture_stem(first.file, first.frame)}{_LUNGS}.png").is_file():
+        return True
     if first.frame is not None:
-        names.append(f"{_volume_stem(first.file)}{_LUNGS}.nii.gz")
-    elif first.series is not None:
-        names.append(f"{_series_stem(first.series, first.file)}.dcm")
-    return names
+        return (folder / f"{_volume_stem(first.file)}{_LUNGS}.nii.gz").is_file()
+    paths = [folder / f"{_series_stem(each.series or '', each.file)}.dcm" for each in together]
+    referred = chain.from_iterable(_referred_by(path) for path in paths if path.is_file())
+    return {each.instance for each in together}.issubset(referred)
+
+
+def _referred_by(path: Path) -> Iterator[str]:
+    """The images that a DICOM SEG refers to; none where it is damaged."""
+    with suppress(ImageError), open_source(str(path)) as source, guard(source.name, "DICOM"):
+        for series in open_dataset(source, DEFAULT_LIMITS, ["ReferencedSeriesSequence"]).ReferencedSeriesSequence:
+            yield from (str(image.ReferencedSOPInstanceUID) for image in series.ReferencedInstanceSequence)
 
 
 def _volume_stem(file: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from groundglass.errors import ImageError, NotASliceError
 from groundglass.imaging.raster import read_picture
 from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.imaging.source import MemorySource, Source, guard, guard_each
-from groundglass.imaging.volume import itk_voxels, slices_of_voxels
+from groundglass.imaging.volume import in_mm, itk_voxels, slices_of_voxels
 from groundglass.imaging.window import Scale, find_scale
 
 
@@ -51,13 +52,13 @@ def from_object(thing: Any, number: int | None = None, *, hu: bool = False) -> S
 
 def _content(dataset: Any) -> bytes:
     """A data set as a file's content; the data set itself stays as it is."""
-    from pydicom import Dataset, uid  # noqa: PLC0415 - slow to import
+    from pydicom import uid  # noqa: PLC0415 - slow to import
     from pydicom.dataset import FileMetaDataset  # noqa: PLC0415 - slow to import
 
     implicit, little = dataset.original_encoding
     syntax = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
     syntax = uid.ExplicitVRBigEndian if little is False else syntax
-    whole, stream = Dataset(dataset), io.BytesIO()
+    whole, stream = copy(dataset), io.BytesIO()
     whole.preamble, whole.file_meta = b"\0" * 128, FileMetaDataset()
     whole.file_meta.TransferSyntaxUID = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID", syntax)
     whole.save_as(stream)
@@ -68,7 +69,8 @@ def _slices(thing: Any, origin: Origin, hu: bool) -> Iterator[CTSlice]:
     if origin.file_format == "nibabel":
         if thing.affine is None:
             raise ImageError(origin.file, "it has no affine; give it one, or its array instead")
-        yield from slices_of_voxels(np.asanyarray(thing.dataobj), thing.affine, origin)
+        affine = in_mm(thing.affine, thing.header) if hasattr(thing.header, "get_xyzt_units") else thing.affine
+        yield from slices_of_voxels(np.asanyarray(thing.dataobj), affine, origin)
     elif origin.file_format == "SimpleITK":
         yield from slices_of_voxels(*itk_voxels(thing), origin)
     elif origin.file_format == "PIL" and not hu:

@@ -190,7 +190,7 @@ def _complete(plan: OutputPlan, folder: Path, bundle: Bundle, totals: Totals) ->
     """Write what follows from the predictions."""
     from groundglass.inference.report import write_report  # noqa: PLC0415 - brings Jinja
 
-    for name in (TABLE, PARQUET) if plan.parquet else (TABLE,):
+    for name in (TABLE, PARQUET) if plan.parquet or (folder / PARQUET).exists() else (TABLE,):
         with table(folder / name, plan.keep_identifiers) as writer:
             for prediction in read_predictions(folder / PREDICTIONS):
                 writer.write(prediction)

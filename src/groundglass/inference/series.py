@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
@@ -134,15 +135,17 @@ class Opacity:
         percent, area = ([each.opacity or 0 for each in known], [each.lung_cm2 or 0 for each in known])
         if not all(area) or not known:
             return cls(round(math.fsum(percent) / len(known), 2)) if known else None
-        lesion = math.fsum(share / 100 * lungs for share, lungs in zip(percent, area, strict=True))
-        share = round(100 * lesion / math.fsum(area), 2)
+        lesion = [share / 100 * lungs for share, lungs in zip(percent, area, strict=True)]
+        share = round(100 * math.fsum(lesion) / math.fsum(area), 2)
         at = {round(each.position, 1): each.position for each in known if each.position is not None}
         if len(at) < 2 or any(each.position is None for each in known):
             return cls(share)
-        # The median gap, the smaller of two in the middle: where slices were left out gaps are larger. Divided by how
-        # many images a place has, as it may have been reconstructed twice.
-        gap = median_low(second - first for first, second in pairwise(sorted(at.values()))) / 10 * len(at) / len(known)
-        return cls(share, round(math.fsum(area) * gap, 1), round(lesion * gap, 1))
+        # The median gap, the smaller of two in the middle: where slices were left out gaps are larger. A place that was
+        # reconstructed twice counts once, by the mean of its images.
+        gap = median_low(second - first for first, second in pairwise(sorted(at.values()))) / 10
+        images = Counter(round(each.position or 0, 1) for each in known)
+        depth = [gap / images[round(each.position or 0, 1)] for each in known]
+        return cls(share, *(round(math.fsum(np.multiply(depth, of)), 1) for of in (area, lesion)))
 
     @property
     def in_words(self) -> str:

@@ -51,8 +51,8 @@ class PredictionsWriter:
 
     def _write_csv(self, values: Sequence[Any]) -> None:
         line = io.StringIO(newline="")
-        csv.writer(line, lineterminator="\n").writerow(values)
-        _write_all(self._stream, line.getvalue().encode())
+        csv.writer(line).writerow(values)  # whose line end of two characters has either quoted within a value
+        _write_all(self._stream, (line.getvalue().removesuffix("\r\n") + "\n").encode())
 
 
 class ParquetFile:

@@ -19,6 +19,7 @@ import requests
 from pydicom import Dataset, dcmwrite
 from requests.auth import HTTPBasicAuth
 from requests.exceptions import ChunkedEncodingError, ContentDecodingError
+from requests.utils import get_netrc_auth
 from urllib3 import Retry
 from urllib3.exceptions import InvalidHeader
 
@@ -123,7 +124,7 @@ class Archive:
         """Whether credentials travel unencrypted to another machine."""
         parts = urlsplit(self.url)
         loopback = parts.hostname in {"localhost", "127.0.0.1", "::1"}
-        return parts.scheme == "http" and not loopback and self._session.auth is not None
+        return parts.scheme == "http" and not loopback and (self._session.auth or get_netrc_auth(self.url)) is not None
 
     def check(self) -> None:
         """Make sure that a DICOMweb service responds, with retries of at most five seconds."""
@@ -250,7 +251,7 @@ class Archive:
         while True:
             try:
                 return ask(way)
-            except requests.RequestException as error:
+            except (requests.RequestException, ValueError) as error:  # a ValueError where an address is none
                 fault = _passing_fault(error, self.url)
                 wait = max(delay, _retry_after(error))
             if time.monotonic() + wait > end:
@@ -267,7 +268,6 @@ class _NotUnderstoodError(PacsRefusedError):
 
 def _passing_fault(error: Exception, url: str) -> str:
     """What is wrong, where it may pass; raises where it will not."""
-    problem = f"request failed ({type(error).__name__})"
     if isinstance(error, requests.HTTPError) and error.response is not None:
         status = error.response.status_code
         if status in _TEMPORARY:
@@ -284,6 +284,8 @@ def _passing_fault(error: Exception, url: str) -> str:
         return "cannot be reached"
     elif isinstance(error, ChunkedEncodingError | ContentDecodingError):
         return "the transfer broke off"
+    else:
+        raise PacsRefusedError(f"{url}: request failed ({type(error).__name__})") from None
     raise PacsError(f"{url}: {problem}") from None
 
 
@@ -332,6 +334,8 @@ def _failure(content_type: str, body: bytes) -> int | None:
     if "xml" in content_type.lower() and body:
         item = ET.fromstring(body).find(f".//*[@tag='{_FAILED}']/*")  # noqa: S314 - expat bounds entities
         return None if item is None else int(item.findtext(f"*[@tag='{_REASON}']/*") or 0)
+    if "html" in content_type.lower() and body:
+        raise ValueError("a page, such as one to log in at")
     return None
 
 

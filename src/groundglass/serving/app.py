@@ -186,14 +186,12 @@ async def _create_predictions(service: _Asked, keep: bool = False, accept: _Acce
     return _PredictionsResponse(service, keep=keep, as_lines=_JSON_LINES in accept)
 
 
-@_router.get(RESULTS + "/{result}")
-async def _get_result(service: _Asked, result: str) -> Response:
-    return JSONResponse(service.results.get(result).document())
-
-
-@_router.delete(RESULTS + "/{result}")
-async def _delete_result(service: _Asked, result: str) -> Response:
-    service.results.forget(service.results.get(result).id)
+@_router.api_route(RESULTS + "/{result}", methods=["GET", "DELETE"])
+async def _get_or_delete_result(request: Request, service: _Asked, result: str) -> Response:
+    found = service.results.get(result)
+    if request.method == "GET":
+        return JSONResponse(found.document())
+    service.results.forget(found.id)
     return Response(status_code=204)
 
 

@@ -85,7 +85,8 @@ def upload_size(request: Request, settings: Settings) -> int:
 
 def _within(size: int, most: int, settings: Settings) -> int:
     if size > most:
-        detail = f"The upload is larger than the {settings.upload_mib * MIB:,} bytes of one request."
+        most = min(settings.upload_mib, settings.uploads_mib) * MIB
+        detail = f"The upload is larger than the {most:,} bytes of one request."
         raise Problem("upload-too-large", detail)
     return size
 

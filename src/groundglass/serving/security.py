@@ -98,6 +98,9 @@ def access_problem(token: str | None, scope: Scope) -> Problem | None:
         return Problem("misdirected-request", detail)
     if origin is not None and scope["method"] not in _READING and origin.partition("://")[2] != host:
         return Problem("cross-site", "Pages of other sites may not use this service.")
+    if "upgrade" in headers and scope["method"] == "POST":  # behind which the server reads no content
+        detail = "Send the request without the header Upgrade, as HTTP/1.1; this service speaks nothing else."
+        return Problem("bad-request", detail, Connection="close")
     if token is None or path in _PUBLIC or path.startswith(PAGE):
         return None
     scheme, _, given = headers.get("authorization", "").partition(" ")

@@ -68,7 +68,7 @@ class _Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=round(settings.seconds + settings.idle_seconds),
+                timeout_graceful_shutdown=math.ceil(2 * settings.seconds + settings.idle_seconds),
             )
         )
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from groundglass.imaging.lungs import LungSegmenter, open_segmenter
 from groundglass.imaging.phantom import make_phantom
 from groundglass.inference import bundle
 from groundglass.inference.bundle import Engine, Outputs, Precision, save_arrays, self_test, write_bundle
-from groundglass.inference.calibration import Calibration
+from groundglass.inference.calibration import Calibration, Conformal
 from groundglass.reporting.html import environment
 from groundglass.training.input_check_fit import fit_input_check, gather_examples
 from groundglass.training.onnx import (
@@ -97,9 +98,7 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
     engine = Engine(model, usable_cores())
     tell("predicting and measuring")
     outputs = {name: _run(engine, each.pixels, run.preprocessing) for name, each in cropped.items()}
-    calibration = fit_calibration(outputs["val"].logit, val.label, _COVERAGE)
-    probability = np.array([calibration.probability(float(value)) for value in outputs["val"].logit])
-    fitted = series_rule(val, probability, _COVERAGE)
+    calibration, fitted = _calibrate(train, val, outputs["val"].logit)
     embedding = _run(engine, pictures, run.preprocessing).embedding
     check = fit_input_check(replace(examples, features=np.concatenate([examples.features, embedding], axis=1)))
     other = ~np.isin(val.patient, train.patient)
@@ -192,6 +191,22 @@ def _choose(
     return fp32, "fp32", auc
 
 
+def _calibrate(
+    train: Part, val: Part, logit: NDArray[np.float32]
+) -> tuple[Calibration, tuple[Conformal, dict[str, Any]] | None]:
+    """Calibration and the rule for series, from the validation slices of sources with both labels, or of all.
+
+    A source with one label can stand for it, and its slices would make prediction sets too narrow for other hospitals.
+    """
+    single = one_label(train.records)
+    fair = np.array([record.hospital not in single for record in val.records])
+    fair |= len(set(val.label[fair])) < 2
+    chosen = replace(val, records=tuple(compress(val.records, fair)))
+    calibration = fit_calibration(logit[fair], chosen.label, _COVERAGE)
+    probability = np.array([calibration.probability(float(value)) for value in logit[fair]])
+    return calibration, series_rule(chosen, probability, _COVERAGE)
+
+
 def _run(engine: Engine, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> Outputs:
     """Logits and embeddings; slices are normalised batch by batch, as floating point takes four times their memory."""
     starts = range(0, len(pixels), _BATCH)
@@ -230,7 +245,8 @@ def _fields(job: Export, parts: Mapping[str, Part]) -> dict[str, Any]:
             **{name: info.get(name) for name in ("seed", "split", "data", "sources")},
             "lungs": {"sha256": job.segmenter.sha256, **job.segmenter.notes},
             "lesion_free": info.get("lesion_free"),
-            "slices": {name: len(part.records) for name, part in parts.items()},
+            "slices": {name: len(part.records) for name, part in parts.items()}
+            | {"train": len(info["training_sha256"])},
             # Sources of which every slice has one label, and that label.
             "one_label": one_label(parts["train"].records),
             "fingerprint": info.get("fingerprint"),

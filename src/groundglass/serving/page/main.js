@@ -138,6 +138,9 @@ class Page {
       if (number) this.choose(this.#result.predictions[Number(number)]);
       return;
     }
+    // Files that were sent are another result's; and one that is forgotten leaves the page as it is.
+    this.#files = [];
+    await this.#api.json(`/v2/results/${id}`);
     this.#empty();
     await this.#show(`/v2/results/${id}`, number ? Number(number) : null);
     if (!number) this.choose(this.#result.strongest());
@@ -258,6 +261,7 @@ class Page {
   }
 
   async #forget() {
+    this.#upload?.abort();
     await this.#api.request(this.#result.address, { method: "DELETE" });
     this.#empty();
     history.replaceState(null, "", "#");
