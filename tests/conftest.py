@@ -29,6 +29,7 @@ from groundglass.cli.main import main
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import shipped
 from groundglass.imaging.phantom import make_phantom
+from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.inference.bundle import INPUT, OUTPUTS, Engine, save_arrays, self_test, write_bundle
 from groundglass.inference.classifier import Classifier
 from groundglass.inference.input_check import LUNG, InputCheck
@@ -244,6 +245,11 @@ def pixels(seed: int, size: int = 96) -> NDArray[np.uint8]:
 @cache
 def png(seed: int, size: int = 96) -> bytes:
     return bytes(cv2.imencode(".png", pixels(seed, size))[1])
+
+
+def blank(height: int, width: int) -> CTSlice:
+    """A black slice of a picture."""
+    return CTSlice(np.zeros((height, width), np.uint8), Origin("blank.png", "PNG"))
 
 
 def make_zip(file: Any, members: Mapping[Any, bytes]) -> Any:

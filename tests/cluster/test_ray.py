@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -38,17 +37,6 @@ def changed(source, *rest):
         os.kill(os.getpid(), 9)
     return 1 / 0 if source.name.endswith("faulty.png") else read(source, *rest)
 raster.read_raster = changed
-"""
-JOIN = """
-import sys
-from groundglass.cluster import ray as session
-session.TIMEOUT = 3.0
-for address in sys.argv[1:]:
-    try:
-        with session.ray_session(address or None, 1):
-            print("joined")
-    except Exception as error:
-        print(type(error).__name__, error)
 """
 ALONE = """
 import json, os, sys
@@ -221,24 +209,6 @@ def child(code: str, *arguments: str, **environment: str) -> subprocess.Popen[st
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.Popen(command, **pipes, text=True, env={**clean, **environment})
-
-
-@pytest.mark.slow
-def test_a_cluster_that_cannot_be_joined_is_one_line_each() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as unheard:
-        unheard.bind(("127.0.0.1", 0))
-        says_nothing, nobody = (f"127.0.0.1:{each.getsockname()[1]}" for each in (silent, unheard))
-        odd = ("nonsense", "host:port", "ray://", "1.2.3.4:99999")
-        # In between a Ray of its own, which then cannot be kept to this machine any more.
-        addresses = [nobody, "", f"ray://{nobody}", *odd, says_nothing]
-        printed, errors = child(JOIN, *addresses).communicate(timeout=120)
-    assert errors == ""
-    lines = printed.splitlines()
-    assert lines.pop(1).startswith("PredictionError Ray was imported before")
-    for line, address in zip(lines, filter(None, addresses), strict=True):
-        assert line.startswith(f"PredictionError {address}: no Ray cluster")
-        assert "host:port" in line
-    assert "does not answer" in lines[-1]
 
 
 @pytest.mark.slow

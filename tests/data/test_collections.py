@@ -13,11 +13,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import dcmread
-from tests.conftest import Command, Patch, change_dicom, save_image
+from tests.conftest import Command, Patch, blank, change_dicom, save_image
 
 from groundglass.cli.data import PublicCollection
 from groundglass.data.collections import COLLECTIONS, import_collection
-from groundglass.data.manifest import Label, Record, read_manifest, read_mask, read_pixels
+from groundglass.data.manifest import Label, Record, read_manifest, read_mask, read_pixels, read_record
 from groundglass.errors import DataError, ImageError
 from groundglass.imaging.phantom import make_phantom, make_series, write_dicom
 from groundglass.imaging.window import LUNG
@@ -85,7 +85,7 @@ def bring(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Bring:
         for record in records:
             assert record.source == name
             for each in filter(None, (record.lung_mask, record.lesion_mask)):
-                read_mask(each, read_pixels(record).shape)
+                read_mask(each, read_record(record))
         return list(records)
 
     return run
@@ -102,7 +102,7 @@ def test_mosmeddata(tmp_path: Path, bring: Bring) -> None:
     assert list(taken(records).values()) == [[*range(10, 30)], [3, 4], [*range(13, 38, 2)]]
     (lesion_mask, _) = filter(None, (record.lesion_mask for record in records))
     assert Image.open(lesion_mask).mode == "1"
-    lesion = read_mask(lesion_mask, (10, 12))
+    lesion = read_mask(lesion_mask, blank(10, 12))
     assert lesion[6:, :4].all(), "the patient's right is at the left, the back below"
     assert lesion.sum() == 16
 
@@ -121,7 +121,7 @@ def test_zenodo_3757476(tmp_path: Path, bring: Bring) -> None:
     records = bring("zenodo-3757476", left_out="Lung_Mask/coronacases_002.nii.gz: does not lie where")
     assert taken(records) == {"001": [*range(6, 45, 2)], "14_85914_0": [2]}
     assert {record.label for record in records} == {COVID}
-    lesions = [read_mask(record.lesion_mask, (10, 12)).any() for record in records if record.lesion_mask]
+    lesions = [read_mask(record.lesion_mask, blank(10, 12)).any() for record in records if record.lesion_mask]
     assert lesions == [False, False, True, *[False] * 17, True]
 
 
@@ -188,7 +188,7 @@ def test_ricord_1a(tmp_path: Path, bring: Bring) -> None:
     (tmp_path / "MIDRC-RICORD-1a_annotations_labelgroup_all.json").write_text(json.dumps(content))
     (record,) = bring("ricord-1a")
     assert taken([record], orders) == {patient: [1]}
-    lesion = read_mask(record.lesion_mask or Path(), (64, 64))
+    lesion = read_mask(record.lesion_mask or Path(), blank(64, 64))
     assert lesion[20:25, 10:20].all(), "x comes before y"
     assert lesion.sum() == 50
 
@@ -218,6 +218,7 @@ def test_covidx_ct(tmp_path: Path, bring: Bring) -> None:
     (tmp_path / "train_COVIDx_CT-2A.txt").write_text("".join(f"{name} 2 0 0 7 7\n" for name in train))
     lines = (f"{name} {kind} 0 0 7 7\n" for kind, name in enumerate(test))
     (tmp_path / "test_COVIDx_CT-2A.txt").write_text("".join(lines))
+    (tmp_path / "train_COVIDx_CT-2B.txt").write_text("".join(f"{name} 2 0 0 7 7\n" for name in train))
     records = bring("covidx-ct")
     ours, others = ([each for each in records if each.split == part] for part in ("train", "test"))
     assert (len(ours), about(ours)) == (15, {("NCP_96", COVID, "COVID-19")})
@@ -246,7 +247,7 @@ def test_covid_semiseg(tmp_path: Path, bring: Bring, lying: bool) -> None:
     assert [(record.split, record.label) for record in records] == [("test", COVID), ("train", COVID)]
     for record in records:
         assert np.abs(read_pixels(record).astype(np.int16) - pixels).mean() < 8, "JPEG is not exact"
-        np.testing.assert_array_equal(read_mask(record.lesion_mask or Path(), pixels.shape), lesions > 0)
+        np.testing.assert_array_equal(read_mask(record.lesion_mask or Path(), blank(*pixels.shape)), lesions > 0)
     assert all((record.path.name == "1.jpg") is not lying for record in records)
 
 

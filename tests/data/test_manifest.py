@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
-from tests.conftest import Command, Patch, make_zip, save_image
+from tests.conftest import Command, Patch, blank, make_zip, save_image
 
 from groundglass.data import manifest
 from groundglass.data.load import load_dataset, load_pool
@@ -42,6 +42,7 @@ def test_only_path_is_required_and_likely_columns_are_told(folder: Path, caplog:
     assert list(manifest.iterate_paths(folder / "set.csv")) == [folder / "a.png"]
     assert "subject" not in caplog.text
     assert read_manifest(folder / "set.csv").records[0].label is None
+    assert read(folder, 'path;label;"note, free, text"', "a.png;COVID;x").records[0].label is Label.COVID
     said = "has no column label and no column patient_id; if one of diagnosis, subject holds it, rename that"
     assert said in caplog.text
 
@@ -115,9 +116,9 @@ def test_masks_are_as_large_as_their_slice(folder: Path) -> None:
     mask = np.eye(40, 30, dtype=np.uint8)
     save_image(folder / "mask.png", mask)
     (record,) = read(folder, "path,lung_mask", "a.png,mask.png")
-    assert np.array_equal(read_mask(record.lung_mask, (40, 30)), mask > 0)
+    assert np.array_equal(read_mask(record.lung_mask, blank(40, 30)), mask > 0)
     with pytest.raises(ImageError, match=r"mask\.png: a mask of 30 x 40 pixels for a slice of 40 x 30"):
-        read_mask(record.lung_mask, (30, 40))
+        read_mask(record.lung_mask, blank(30, 40))
 
 
 @pytest.fixture
@@ -145,7 +146,7 @@ def test_series_zips_and_slices_of_volumes(series: Path) -> None:
     planes = list(read_slices(series / "volume.nii.gz"))
     for record, plane in ((second, planes[1]), (fourth, planes[3])):
         assert np.array_equal(read_pixels(record), plane.pixels)
-        assert np.array_equal(read_mask(record.lesion_mask, plane.pixels.shape), plane.hounsfield > 0)
+        assert np.array_equal(read_mask(record.lesion_mask, plane), plane.hounsfield > 0)
     assert second.suffix == ".gz"
     assert len({content_hash(each) for each in found}) == 5, "one is in the folder and in the zip"
     again = series / "again.csv"
@@ -155,6 +156,12 @@ def test_series_zips_and_slices_of_volumes(series: Path) -> None:
     again.write_text("path,label,slice\nvolume.nii.gz,CT-2,1\nseries,CT-2,2\nseries,CT-2,\n")
     # Labels of other names are no matter of who predicts.
     assert list(manifest.iterate_paths(again)) == [series / "volume.nii.gz", last.path, series / "series"]
+    assert {each.patient_id for each in read(series, "path", "series", "series.zip")} == {"series", "series.zip"}
+    for shift, factor in ((4.0, 1.0), (0.0, 0.5)):
+        affine = np.diag([1.0, 1.0, factor, 1.0]) + shift * np.eye(4, k=3)
+        nib.save(nib.Nifti1Image(np.zeros((6, 5, 4), np.uint8), affine), series / "mask.nii.gz")
+        with pytest.raises(ImageError, match=r"mask\.nii\.gz!3: lies elsewhere than .*volume\.nii\.gz"):
+            read_mask(fourth.lesion_mask, planes[3])
     picture = save_image(series / "a.png")
     assert [record.path for record in read(series, "path,slice", "a.png,57")] == [picture]
 
@@ -178,7 +185,7 @@ def test_a_volume_is_read_once_for_its_slices_and_again_when_it_changed(series: 
     monkeypatch.setattr(manifest, "read_slices", reading)
     before = [read_pixels(each) for each in records]
     hashes = {content_hash(each) for each in records}
-    assert any(read_mask(each.lesion_mask, one.shape).any() for each, one in zip(records, before, strict=True))
+    assert any(read_mask(each.lesion_mask, blank(*one.shape)).any() for each, one in zip(records, before, strict=True))
     assert reading.call_count == 2
     volume = nib.load(series / "volume.nii.gz")
     nib.save(nib.Nifti1Image(np.asarray(volume.dataobj)[::-1], np.eye(4)), series / "volume.nii.gz")

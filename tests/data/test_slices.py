@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from tests.conftest import Command, save_image
+from tests.conftest import Command, blank, save_image
 
 from groundglass.data.load import load_dataset
 from groundglass.data.manifest import Label, read_mask
@@ -121,8 +121,8 @@ def test_phantoms_are_a_balanced_data_set_with_a_split_and_masks_of_one_bit(tmp_
     for record, phantom in zip(sorted(records[:2], key=lambda each: each.path.name), truth, strict=True):
         names = (f"{record.path.stem}-{what}.png" for what in ("lungs", "lesions"))
         assert [record.lung_mask, record.lesion_mask] == [folders[0] / "masks" / name for name in names]
-        np.testing.assert_array_equal(read_mask(record.lung_mask, (96, 96)), phantom.lungs)
-        np.testing.assert_array_equal(read_mask(record.lesion_mask, (96, 96)), phantom.lesions)
+        np.testing.assert_array_equal(read_mask(record.lung_mask, blank(96, 96)), phantom.lungs)
+        np.testing.assert_array_equal(read_mask(record.lesion_mask, blank(96, 96)), phantom.lesions)
         assert phantom.lesions.any() == (record.label is Label.COVID)
         assert record.lung_mask.read_bytes()[24] == 1, "bits per pixel in the PNG's header"
     written, again = ({path.name: path.read_bytes() for path in each.rglob("*.*")} for each in folders)
@@ -143,7 +143,7 @@ def test_series_are_each_of_a_patient_of_its_own(tmp_path: Path, run_command: Co
     records = load_dataset(output).records
     assert [record.patient_id for record in records].count(records[0].patient_id) == 3
     for record in records:
-        lungs, lesions = (read_mask(path or Path(), (96, 96)) for path in (record.lung_mask, record.lesion_mask))
+        lungs, lesions = (read_mask(path or Path(), blank(96, 96)) for path in (record.lung_mask, record.lesion_mask))
         assert not (lesions & ~lungs).any()
         assert (record.label is Label.COVID) == lesions.any()
         assert "severity-0.90" in str(record.path) or not lesions.any()

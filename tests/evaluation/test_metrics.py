@@ -136,6 +136,10 @@ def test_a_share_has_an_interval_over_patients() -> None:
     for all_or_none, bounds in ((True, (1 - 0.1611, 1.0)), (False, (0.0, 0.1611))):
         share = Resampling(patients(40, each=2)).share(np.full(40, all_or_none))
         assert (share.low, share.high) == pytest.approx(bounds, abs=5e-5), "not certain"
+    label = np.arange(40, dtype=np.int8) % 2
+    right = Resampling(patients(40, each=2)).measure(label, label.astype(np.float64)).metrics
+    for name in ("accuracy", "recall", "specificity", "precision"):
+        assert (right[name].low, right[name].high) == pytest.approx((1 - 0.1611, 1.0), abs=5e-5)
 
 
 def test_bands_hold_the_middle_of_the_resampled_curves() -> None:

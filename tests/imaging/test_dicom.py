@@ -391,7 +391,7 @@ DAMAGED = (ct(Rows=60), ct(BitsAllocated=13), ct(PhotometricInterpretation="PALE
 DAMAGED += tuple(packed(frame, "51") for frame in (b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0"))
 REFUSED: list[tuple[Any, str]] = [
     (write_deflated, r"its compression \(Deflated .* is not supported; store it uncompressed"),
-    (ct(PixelData=None), "no pixel data"),
+    *((ct(PixelData=nothing), "no pixel data") for nothing in (None, b"")),
     (ct(SegmentedRedPaletteColorLookupTableData=b"\1\0\xff\xff\0\0"), "a segmented palette"),
     (ct(SamplesPerPixel=3, PhotometricInterpretation="RGB", Modality="US"), "modality US"),
     (ct(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "a localizer"),

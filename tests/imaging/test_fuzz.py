@@ -19,7 +19,8 @@ from tests.imaging.test_raster import LAYOUTS, write_pages
 from tests.imaging.test_volumes import WRITTEN as VOLUMES
 
 from groundglass.errors import GroundglassError
-from groundglass.imaging.read import LazyDecoder, read_slices
+from groundglass.imaging.compressed import FrameDecoder
+from groundglass.imaging.read import read_slices
 from groundglass.imaging.source import Limits
 
 # Small, so that a header that asks for more than a machine has costs a test run nothing.
@@ -98,7 +99,7 @@ def fuzz(path: Path, *contents: bytes) -> None:
             assert message.startswith(str(path))
             assert message.isprintable()
 
-    with LazyDecoder() as decoder:
+    with FrameDecoder() as decoder:
         check()
 
 

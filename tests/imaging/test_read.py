@@ -211,6 +211,12 @@ def test_a_colon_is_no_reason_not_to_read_an_image_and_an_archive_within_one_is_
     assert reasons["really.png"] == "an archive within an archive; unpack it first"
 
 
+def test_members_whose_names_differ_in_white_space_are_several(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", dict.fromkeys(("a b.png", "a  b.png", "a\u3000b.png"), PNG))
+    names = {each.origin.file for each in read_slices(path)}
+    assert len(names) == len([read_slice(name) for name in names]) == 3
+
+
 def test_one_member_by_its_path_and_limits(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "a!b.zip", {"CT/x.png": PNG, "CT/y.png": b"damaged", "z.png": PNG})
     np.testing.assert_array_equal(read_slice(f"{path}!CT/x.png").pixels, GREY)

@@ -22,6 +22,7 @@ from groundglass.imaging.window import LUNG
 from groundglass.inference.inputs import expand
 
 equal = np.testing.assert_array_equal
+METRES = [7.5e-4, 0, 0, -0.02], [0, 5e-4, 0, -0.015], [0, 0, 2e-3, 0.1]
 ALONE = {"sform_code": 0, "qform_code": 0}
 OUTSIDE = ["../secret.raw", "/etc/hostname", "C:\\secret.raw", "sub\\..\\..\\secret.raw", "link.raw"]
 SEVERAL = ["LIST\nslice.raw", "LIST\n../secret.raw", "slice%03d.raw 1 5 1", "../%d.raw 1 5 1", "%999999999d.raw 1 5 1"]
@@ -78,6 +79,7 @@ WRITTEN: dict[str, Any] = {
     **{f"slope-{no}.nii": nifti(scl_slope=no, scl_inter=-24.0) for no in (0.0, np.nan)},
     "intercept.nii": nifti(voxels=VOLUME + np.int16(24), scl_slope=1.0, scl_inter=-24.0),
     "slope.nii": nifti(voxels=VOLUME * np.int16(2) + np.int16(48), scl_slope=0.5, scl_inter=-24.0),
+    "metres.nii": nifti(xyzt_units=1, srow_x=METRES[0], srow_y=METRES[1], srow_z=METRES[2]),
     **{f"plus-{plus}.nii": nifti(voxels=voxels) for plus, voxels in PLUS.items()},
     **{f"{size}.nii": nifti(extension=b"x" * size) for size in (16, 400, 70_000)},
     **{f"{size}.nii.gz": nifti(extension=b"x" * size) for size in (16, 70_000)},
@@ -107,7 +109,7 @@ def test_a_volume_is_the_same_however_it_is_written(tmp_path: Path, name: str) -
         expected = np.maximum(CHEST - float(index), -1024)
         equal([item.hounsfield, alone.hounsfield], [expected, expected])
         equal(item.pixels, LUNG.apply(expected))
-        assert (item.origin.orientation, item.origin.spacing) == ((1, 0, 0, 0, 1, 0), (0.5, 0.75))
+        assert item.origin.orientation + item.origin.spacing == pytest.approx((1, 0, 0, 0, 1, 0, 0.5, 0.75))
         assert item.origin.file_format == FORMATS.get(suffix, "NIfTI")
     if stem not in {"mirrored", "coronal"}:
         place = ITK_PLACE if suffix in FORMATS else NIFTI_PLACE
@@ -130,6 +132,10 @@ def test_grey_volumes_are_not_taken_for_hounsfield_units(tmp_path: Path, dtype: 
     read = list(read_slices(write_nifti(tmp_path / "a.nii", voxels)))
     assert all(item.hounsfield is None for item in read)
     assert (min(item.pixels.min() for item in read), max(item.pixels.max() for item in read)) == (0, 255)
+    if dtype is np.uint8:  # the same, signed, with an intercept that says so
+        signed = (voxels.astype(np.int16) - 128).astype(np.int8)
+        shifted = read_slices(write_nifti(tmp_path / "b.nii", signed, scl_slope=1.0, scl_inter=128.0))
+        equal([item.pixels for item in shifted], [item.pixels for item in read])
 
 
 def test_nifti_that_is_no_ct_volume(tmp_path: Path) -> None:

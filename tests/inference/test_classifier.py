@@ -194,8 +194,9 @@ def test_a_series_has_one_answer(classifier: Classifier, folder: Path) -> None:
     for source, count, axis in ((np.stack([HU] * 3), 3, "frame"), ([PIXELS] * 2, 2, "order"), (apart, 2, "order")):
         found = classifier.predict_series(source, hu=axis == "frame")
         assert (found.series, found.counts.ok, found.curve.axis) == (None, count, axis)
-    with pytest.raises(PredictionError, match="here are 2"):
-        classifier.predict_series([folder, np.stack([PIXELS] * 2)])
+    for two in ([folder, np.stack([PIXELS] * 2)], [PIXELS, np.stack([PIXELS] * 3)]):
+        with pytest.raises(PredictionError, match="here are 2"):
+            classifier.predict_series(two)
 
 
 def test_masks_lie_in_the_image(classifier: Classifier, folder: Path) -> None:

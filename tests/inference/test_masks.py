@@ -237,6 +237,8 @@ def test_a_damaged_header_costs_no_masks(tmp_path: Path, series: Path, write: Wr
         seg = pydicom.dcmread(write(predictions_of(series), tmp_path / str(thickness))[".dcm"])
         assert not seg.PatientBirthDate
         assert seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness > 0
+    seg = pydicom.dcmread(write(predictions_of(series)[:1], tmp_path / "one")[".dcm"])
+    assert "SpacingBetweenSlices" not in seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
 
 
 def test_series_in_parts_or_of_one_uid_overwrite_nothing(tmp_path: Path, series: Path, write: Write) -> None:
@@ -250,6 +252,9 @@ def test_series_in_parts_or_of_one_uid_overwrite_nothing(tmp_path: Path, series:
     predictions = [replace(each, overlay="a.svg") for each in predictions_of(tmp_path / "scans")]
     files = write(predictions, tmp_path / "three")
     assert [path.suffix for path in (tmp_path / "three").iterdir()] == [".dcm"] * 3
+    part = predictions[:4]
+    write(part[:3], tmp_path / "part")
+    assert list(without_masks(tmp_path / "part", part)) == part, "its SEG lacks an image"
     copy = replace(predictions[0], status=Status.REFUSED, reason=f"{COPY} of x", file="z/x", overlay=None)
     without = [copy, Prediction(Status.FAILED, "gone.png", "b", "damaged")]
     assert list(without_masks(tmp_path / "three", [*predictions, *without])) == []

@@ -20,7 +20,7 @@ from groundglass.inference.writers import ParquetFile, PredictionsWriter, append
 
 PREDICTIONS = [
     Prediction(Status.OK, "a/1.dcm", "b1", None, 0.123456789012345, "NonCOVID", ("NonCOVID",), (), None, "1.2", -5.5),
-    Prediction(Status.OK, 'x,"y";\nz\t<é>.png', "b1", None, 1.0, "uncertain", ("COVID", "NonCOVID"), ("f", "g"), 0),
+    Prediction(Status.OK, 'x,"y";\nz\t<é>.png\rv', "b1", None, 1.0, "uncertain", ("COVID", "NonCOVID"), ("f", "g"), 0),
     Prediction(Status.REFUSED, "c.png", "b1", 'a "quoted", long\nreason'),
     Prediction(Status.FAILED, "bytes-\udcff\udce9.png", "b1", "the file is empty"),
 ]  # fmt: skip

@@ -78,6 +78,8 @@ def test_credentials_come_from_the_environment_or_netrc(server: Server, monkeypa
 
     assert sent("NETRC", str(tmp_path / "none")) == ""
     assert sent("NETRC", str(tmp_path / "netrc")) == "Basic bmluYTpuZXRyYy13b3Jk"
+    (tmp_path / "netrc").write_text("machine pacs login nina password netrc-word\n")
+    assert Archive("http://pacs/x").sends_credentials_in_the_clear
     with pytest.raises(PacsError, match="belong together"):
         sent("GROUNDGLASS_PACS_USER", "ute")
     assert sent("GROUNDGLASS_PACS_PASSWORD", "wörd") == "Basic dXRlOnfDtnJk"
@@ -172,6 +174,7 @@ def test_what_is_said_of_an_upload(server: Server) -> None:
         ("application/dicom+json", b'{"00081198": {"vr": "SQ", "Value": null}, "00081199": null}', None),
         ("application/dicom+xml", b"<NativeDicomModel/>", None),
         ("application/dicom+json", b"[]", "cannot be understood"),
+        ("text/html", b"<html>login", "cannot be understood"),
     ):
         server.asked.clear()
         server.says(Said(409) if body is None else Said(200, body, {"Content-Type": kind}))
@@ -181,6 +184,10 @@ def test_what_is_said_of_an_upload(server: Server) -> None:
     server.says(Said(301, headers={"Location": server.url}))
     with pytest.raises(PacsError, match="redirects an upload; name the address that it leads to"):
         Archive(server.url).store(heat_map_of())
+    for place in (server.url + "/studies", "ftp://x/y", "http://[bad"):  # which costs an image and no run
+        server.says(*[Said(302, headers={"Location": place})] * 40)
+        with pytest.raises(PacsRefusedError, match="request failed"):
+            Archive(server.url).check()
 
 
 @pytest.mark.parametrize("status", [400, 406])

@@ -105,6 +105,9 @@ def test_what_is_no_form_no_image_no_option_no_address_and_no_method(tight: Runn
     answer = tight.ask("PUT", "/v2/predictions")
     is_problem(answer, 405, "method-not-allowed")
     assert answer.headers["allow"] == "POST"
+    assert {*tight.ask("PUT", "/v2/results/x").headers["allow"].split(", ")} == {"GET", "DELETE"}
+    upgrade = {**FORM, "Upgrade": "h2c", "Connection": "Upgrade"}
+    is_problem(tight.send(form(PNG), upgrade), 400, "bad-request", "without the header Upgrade")
 
 
 def test_more_files_than_a_process_may_have_open(start: Start) -> None:

@@ -17,8 +17,9 @@ from tests.conftest import Patch
 
 import groundglass
 from groundglass.data.load import load_dataset
-from groundglass.data.manifest import read_pixels, read_record
+from groundglass.data.manifest import Label, Record, read_pixels, read_record
 from groundglass.errors import DataError, RunError
+from groundglass.evaluation.part import Part
 from groundglass.imaging.phantom import make_phantom
 from groundglass.inference.bundle import Bundle, Engine
 from groundglass.inference.classifier import Classifier
@@ -142,6 +143,19 @@ def test_its_input_check_accepts_phantoms_and_nothing_else(bundle: Path) -> None
     assert refused(slices) <= 1
     assert refused(np.ascontiguousarray(np.rot90(pixels)) for pixels in slices) >= 11
     assert refused(rng.integers(0, 256, (160, 160), np.uint8) for rng in rngs) >= 11
+
+
+def test_sources_of_one_label_do_not_calibrate() -> None:
+    def record(number: int, source: str, label: Label) -> Record:
+        return Record(Path(f"{source}{number}.png"), label, f"{source}{number // 2}", source, None)
+
+    both = tuple(record(number, "both", [*Label][number // 2 % 2]) for number in range(80))
+    part = Part("x", Path(), None, "val", both + tuple(record(number, "one", Label.NON_COVID) for number in range(99)))
+    logit = np.where(part.label, 1.0, -1.0).astype(np.float32) * np.tile([1, 1, 1, -0.5], 45)[:179]
+    calibration, (_, fitted) = exporting._calibrate(part, part, logit)
+    assert (calibration.slices, fitted["patients"]) == (80, {"COVID": 20, "NonCOVID": 20})
+    single = replace(part, records=part.records[80:] + both[:1])
+    assert exporting._calibrate(single, single, logit[:100])[0].slices == 100, "no label could be ruled out else"
 
 
 def test_a_split_without_test_part_is_exported(phantoms: Path, tmp_path: Path, write: Write) -> None:

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from groundglass.cli.main import app
 from groundglass.data.load import load_dataset
-from groundglass.errors import GroundglassError
+from groundglass.errors import GroundglassError, RunError
 from groundglass.models.registry import build
 from groundglass.training.c2l import BACKBONE, C2L, info_nce, pretrain, unlabelled_slices
 from groundglass.training.recipe import load_pretrain_recipe
-from groundglass.training.run import WEIGHTS, read_history, read_info
+from groundglass.training.run import WEIGHTS, Run, read_history, read_info
 
 from .conftest import QUICK, assert_same_weights, command, job, kill_after_an_epoch
 
@@ -102,6 +102,8 @@ def test_it_learns_is_resumed_when_killed_and_starts_other_networks(phantoms: Pa
     assert (done / BACKBONE).stat().st_size < 10e6
     pretrain(job(SMALL, phantoms, done, resume=True), lambda *_: ())
     assert read_info(done) == info, "it had finished"
+    with pytest.raises(RunError, match="a run of pretraining, no classifier"):
+        Run.open(done)
 
 
 def test_no_held_out_slice_enters(phantoms: Path, lesion_free: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_slices_are_cropped_once(phantoms: Path, tmp_path: Path, monkeypatch: py
     np.testing.assert_array_equal(first.lesions[1], first.pixels[1] > 63)
     (stored,) = cache.iterdir()
     with monkeypatch.context() as patch:
-        patch.delattr(samples, "read_pixels")
+        patch.delattr(samples, "read_record")
         again = crop(normalisation="min-max")
         for name in ("pixels", "lungs", "lesions", "sha256"):
             np.testing.assert_array_equal(getattr(first, name), getattr(again, name))

@@ -23,12 +23,11 @@ from groundglass.errors import DataError, ImageError, NotASliceError
 from groundglass.files import one_line, printable
 from groundglass.imaging.dicom import open_dataset
 from groundglass.imaging.read import read_slice, read_slices
-from groundglass.imaging.slice import Grey, Origin
+from groundglass.imaging.slice import CTSlice, Grey
 from groundglass.imaging.source import DEFAULT_LIMITS, FileSource, OnError, files_below, guard, natural_key, reported
 
 _MOST = 20  # slices of a volume that are taken
 _LEAST_LUNG = 0.01  # share of a slice
-_SAME_PLACE = 1.0  # mm by which a mask may lie apart from its slice
 _NII = r"\.nii(?:\.gz)?$"
 _PICTURE = r"[^/]+\.(?:png|jpe?g)$"
 
@@ -134,24 +133,23 @@ def import_collection(
 
 def _volume(tree: _Tree, record: Record, lungs: Path | None, lesions: Path | None) -> Iterator[Record]:
     """Slices with lung where that is known, else with lesions where they are known, else of the middle half."""
-    slices = [(each.pixels, each.origin) for each in read_slices(record.path)]
+    slices = [replace(each, hounsfield=None) for each in read_slices(record.path)]
     lung_masks, lesion_masks = (each and _masks(each, slices) for each in (lungs, lesions))
     least, known = _LEAST_LUNG if lung_masks else 0.0, lung_masks or lesion_masks
     showing = [index for index, mask in enumerate(known or ()) if mask.mean() > least]
     for index in _thinned(showing if known else _middle(range(len(slices)))):
         lung, lesion = (each[index] if each else None for each in (lung_masks, lesion_masks))
-        yield tree.written(record, slices[index][0], lung, lesion)
+        yield tree.written(record, slices[index].pixels, lung, lesion)
 
 
-def _masks(path: Path, slices: Sequence[tuple[Grey, Origin]]) -> list[Mask]:
+def _masks(path: Path, slices: Sequence[CTSlice]) -> list[Mask]:
     masks = list(read_slices(path))
     alike = len(masks) == len(slices) and all(
-        mask.pixels.shape == pixels.shape
-        and np.allclose(mask.origin.position or 0, origin.position or 0, rtol=0, atol=_SAME_PLACE)
-        for mask, (pixels, origin) in zip(masks, slices, strict=True)
+        mask.pixels.shape == each.pixels.shape and not mask.lies_apart_from(each)
+        for mask, each in zip(masks, slices, strict=True)
     )
     if not alike:
-        raise ImageError(path, f"does not lie where its volume {slices[0][1].file} does; both are left out")
+        raise ImageError(path, f"does not lie where its volume {slices[0].origin.file} does; both are left out")
     return [(mask.pixels > 0) & (mask.pixels != 5) for mask in masks]  # 5 is the trachea, in LUNA16
 
 
@@ -296,7 +294,7 @@ def _cc_ccii(tree: _Tree) -> _Scans:
 
 def _covidx_ct(tree: _Tree) -> _Scans:
     images = tree.by_name(r"\d[AB]_images/([^/]+\.png)$")
-    classes = {"0": "normal", "1": "pneumonia", "2": "COVID-19"}
+    classes, seen = {"0": "normal", "1": "pneumonia", "2": "COVID-19"}, set[str]()
     for path, part in tree.matching(r"(train|val|test)_COVIDx[_-]CT[^/]*\.txt$"):
         text = path.read_text(encoding="utf-8", errors="replace")
         rows = [line.split() for line in text.splitlines() if line.strip()]
@@ -304,7 +302,9 @@ def _covidx_ct(tree: _Tree) -> _Scans:
         if wrong:
             line = " ".join(wrong[0])[:80]
             raise DataError(f"{path}: {line!r} is no `file class ...` with a class of 0 to 2 and a picture")
-        rows.sort(key=lambda row: natural_key(row[0]))
+        # Lists of another version, or another copy of them, name the same pictures.
+        rows = sorted((row for row in rows if row[0] not in seen), key=lambda row: natural_key(row[0]))
+        seen |= {row[0] for row in rows}
         # A file is called after its scan and, last, its slice: NCP_96_1328_0032.png, COVIDCTMD-P001-IM0001.png
         for (scan, kind), group in groupby(rows, lambda row: (re.sub(r"[-_][^-_]*$", "", row[0]), row[1])):
             label = Label.COVID if kind == "2" else Label.NON_COVID

@@ -203,17 +203,19 @@ def read_pixels(record: Record) -> Grey:
     return read_record(record).pixels
 
 
-def read_mask(path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """A mask of a slice of ``shape`` (H, W): True where it is not black.
+def read_mask(path: Path, ct_slice: CTSlice) -> NDArray[np.bool_]:
+    """A mask of a slice, shape (H, W): True where it is not black.
 
     Raises:
-        ImageError: it cannot be read, or has another shape.
+        ImageError: it cannot be read, has another shape, or lies elsewhere in the patient.
     """
-    mask = _read(path, is_mask=True).pixels > 0
-    if mask.shape != tuple(shape):
-        size, wanted = (" x ".join(map(str, each[::-1])) for each in (mask.shape, shape))
+    mask = _read(path, is_mask=True)
+    if mask.pixels.shape != ct_slice.pixels.shape:
+        size, wanted = (" x ".join(map(str, each.pixels.shape[::-1])) for each in (mask, ct_slice))
         raise ImageError(path, f"a mask of {size} pixels for a slice of {wanted}; both must be the same size")
-    return np.asarray(mask)
+    if mask.lies_apart_from(ct_slice):
+        raise ImageError(path, f"lies elsewhere than {ct_slice.origin.file}; give the mask the geometry of its volume")
+    return np.asarray(mask.pixels > 0)
 
 
 def write_mask(mask: NDArray[np.bool_] | None, path: Path) -> Path | None:
@@ -292,7 +294,7 @@ def read_manifest(path: Path, names: LabelNames = MappingProxyType({})) -> Manif
     lines: dict[str, int] = {}
     records: list[Record] = []
     for line, record in _rows(path, names, _expanded):
-        key = os.path.normpath(record.path)
+        key = os.path.abspath(record.path)
         if key in lines:
             raise DataError(f"{path}: line {line}: {record.path} is already on line {lines[key]}")
         lines[key] = line
@@ -341,7 +343,7 @@ def _rows(
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             first = stream.readline()
-            delimiter = max(_DELIMITERS, key=first.count)
+            delimiter = max(_DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
             reader = csv.DictReader(chain([first], stream), restkey=_BEYOND, delimiter=delimiter)
             _check_header(path, reader.fieldnames or (), only_paths=names is None)
             try:
@@ -394,7 +396,7 @@ def _parse_row(path: Path, row: Mapping[str, str], names: LabelNames | None) -> 
 
     def place(name: str, whole: Collection[str] = PICTURES) -> Path:
         file = path.parent / name
-        return Path(f"{file}!{number}") if number and file.suffix.lower() not in whole else file
+        return Path(f"{file}!{int(number)}") if number and file.suffix.lower() not in whole else file
 
     return Record(
         place(given["path"], PICTURES - {".tif", ".tiff"}),
@@ -424,6 +426,8 @@ def _expanded(record: Record) -> Iterator[Record]:
         raise DataError(f"{holder} has no slice {number}; the first one is 0")
     if len(files) > 1 and (record.lung_mask or record.lesion_mask):
         raise DataError(f"{holder} holds {len(files)} slices and a mask is of one; name it in `slice`")
+    if number is None:  # all slices of one patient, who is called after the folder
+        record = replace(record, patient_id=record.patient_id.removeprefix(_UNKNOWN_PATIENT))
     yield from (replace(record, path=Path(file)) for file in files)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from groundglass.evaluation.metrics import TITLES, Estimate, compute_metrics, ranked, weighted_metrics
+from groundglass.evaluation.metrics import THRESHOLD, TITLES, Estimate, compute_metrics, ranked, weighted_metrics
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -76,6 +76,11 @@ class Resampling:
         """Every measure, with its interval."""
         draws, measured = self.draws(label, probability), compute_metrics(label, probability)
         metrics = {name: with_interval(each, draws[name], self.count) for name, each in measured.items()}
+        covid, called = label == 1, probability >= THRESHOLD
+        counted = {"accuracy": covid | True, "precision": called, "recall": covid, "specificity": ~covid}
+        for name, own in counted.items():
+            if metrics[name].value in {0.0, 1.0}:  # of which no resample differs
+                metrics[name] = self.among(own).share((called == covid)[own])
         return Bootstrap(metrics, self, draws)
 
     def bands(self, label: NDArray[np.int8], probability: NDArray[np.float64]) -> tuple[Band, Band]:

@@ -175,11 +175,13 @@ def _predict(
 ) -> tuple[NetworkOutputs, list[str]]:
     """By batches, without maps and cropped slices, which need not fit into memory all at once; and the file formats."""
     formats, batches, count = list[str](), list[NetworkOutputs](), len(part.records)
+    read = list[CTSlice]()
 
     def slices() -> Iterator[CTSlice]:
         for number, record in enumerate(part.records, 1):
             ct_slice = read_record(record)
             formats.append(f"{ct_slice.origin.file_format} {ct_slice.origin.mode} {record.suffix}")
+            read.append(replace(ct_slice, hounsfield=None))
             yield ct_slice
             if progress is not None:
                 progress(number, count)
@@ -188,13 +190,14 @@ def _predict(
     for start in range(0, count, _BATCH):
         outputs = run.predict(islice(reading, _BATCH))
         records = part.records[start : start + _BATCH]
-        for index, (record, cut) in enumerate(zip(records, outputs.cuts, strict=True)):
+        for index, (record, cut, ct_slice) in enumerate(zip(records, outputs.cuts, read, strict=True)):
             paths = record.lung_mask, record.lesion_mask
             if any(paths):
-                true = [None if path is None else read_mask(path, cut.lungs.shape) for path in paths]
+                true = [None if path is None else read_mask(path, ct_slice) for path in paths]
                 seen = None if outputs.lesion_map is None else outputs.lesion_map[index]
                 found = () if seen is None else (lesion_mask(seen, cut), in_slice(seen, cut))
                 masks.add(record.patient_id, true, cut.lungs, *found)
+        read.clear()
         batches.append(replace(outputs, lesion_map=None, cuts=()))
     logit = np.concatenate([each.logit for each in batches])
     probability = np.concatenate([each.probability for each in batches])

@@ -150,7 +150,7 @@ def part_warnings(
         warnings.append(f"{part.unlabelled} slices without a label were left out.")
     if unknown := sum(not record.patient_known for record in part.records):
         warnings.append(
-            f"The patient of {unknown} of {count} slices is not known; each of these slices counts as a "
+            f"The patient of {unknown} of {count} slices is not known; each of their files counts as a "
             "patient of its own, so that intervals may be too narrow."
         )
     return warnings

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from functools import cached_property
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from groundglass.errors import ImageError
+from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.imaging.source import (
     DEFAULT_LIMITS,
@@ -31,9 +31,6 @@ from groundglass.imaging.source import (
     split_member,
 )
 from groundglass.imaging.window import Scale
-
-if TYPE_CHECKING:
-    from groundglass.imaging.compressed import FrameDecoder
 
 Skip = Callable[[str], bool]
 Image = tuple[Source, FileFormat]
@@ -69,24 +66,13 @@ def lying_in(folder: Path) -> Skip:
     return lambda file: Path(os.path.realpath(file)).is_relative_to(own)
 
 
-class LazyDecoder(ExitStack):
-    """The decoder of compressed DICOM frames, imported with the first DICOM file; the block ends it."""
-
-    @cached_property
-    def frames(self) -> FrameDecoder:
-        """The decoder itself."""
-        from groundglass.imaging.compressed import FrameDecoder  # noqa: PLC0415 - for DICOM alone
-
-        return self.enter_context(FrameDecoder())
-
-
 def read_slices(
     path: str | PathLike[str] | Source | Scaled,
     limits: Limits = DEFAULT_LIMITS,
     on_error: OnError | None = None,
     skip: Skip | None = None,
     *,
-    decoder: LazyDecoder | None = None,
+    decoder: FrameDecoder | None = None,
 ) -> Iterator[CTSlice]:
     """All slices that a file, folder, zip archive or member of one (``archive.zip!member``) holds, or a file in memory.
 
@@ -101,7 +87,7 @@ def read_slices(
         ImageError: naming the file at fault, or ``path`` where nothing in it is an image.
     """
     path, scale = path if isinstance(path, Scaled) else (path, None)
-    with nullcontext(decoder) if decoder else LazyDecoder() as used:
+    with nullcontext(decoder) if decoder else FrameDecoder() as used:
         for source, file_format in images_within(path, limits, on_error, skip):
             with reported(on_error or raise_error):
                 yield from _decode(source, file_format, used, limits, scale)
@@ -246,13 +232,13 @@ def _format_of(source: Source) -> FileFormat:
 
 
 def _decode(
-    source: Source, file_format: FileFormat, decoder: LazyDecoder, limits: Limits, scale: Scale | None
+    source: Source, file_format: FileFormat, decoder: FrameDecoder, limits: Limits, scale: Scale | None
 ) -> Iterator[CTSlice]:
     """The slices of an image, by the reader of its format, which is imported with its first file."""
     if file_format == "DICOM":
         from groundglass.imaging.dicom import read_dicom  # noqa: PLC0415
 
-        return guard_each(read_dicom(source, decoder.frames, limits), source.name, "DICOM")
+        return guard_each(read_dicom(source, decoder, limits), source.name, "DICOM")
     if file_format in RASTER:
         from groundglass.imaging.raster import read_raster  # noqa: PLC0415
 

@@ -20,6 +20,7 @@ LABELS = "labels"
 # Least cosine between normal and body axis of an axial slice, as gantries tilt by up to 30 degrees; and most of the
 # normal's other cosines of one that is not tilted.
 _AXIAL, _STRAIGHT = 0.86, 1e-3
+_SAME_PLACE = 1.0  # mm by which a mask may lie apart from its slice
 
 
 def is_uid(text: str | None) -> bool:
@@ -102,3 +103,19 @@ class CTSlice:
     pixels: Grey
     origin: Origin
     hounsfield: Hounsfield | None = field(default=None, repr=False)
+
+    @property
+    def corners(self) -> NDArray[np.float64] | None:
+        """Where three of its corner pixels lie in mm, (3, 3); None where its file does not say."""
+        position, orientation, spacing = self.origin.position, self.origin.orientation, self.origin.spacing
+        if position is None or orientation is None or spacing is None:
+            return None
+        (across, down), (rows, columns) = np.reshape(orientation, (2, 3)), np.subtract(self.pixels.shape, 1)
+        return np.add(
+            position, (np.zeros(3), columns * spacing[1] * across, rows * spacing[0] * down), dtype=np.float64
+        )
+
+    def lies_apart_from(self, other: CTSlice) -> bool:
+        """Whether two slices of one shape, as far as both files say, do not lie within 1 mm of each other."""
+        own, others = self.corners, other.corners
+        return own is not None and others is not None and bool(np.abs(own - others).max() > _SAME_PLACE)

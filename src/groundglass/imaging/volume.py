@@ -83,7 +83,7 @@ def _nifti_affine(header: Any) -> NDArray[np.float64]:
 
 def in_mm(affine: NDArray[Any], header: Any) -> NDArray[np.float64]:
     """An affine, shape (4, 4), of which its NIfTI header may say that it is in metres or micrometres."""
-    return np.diag([_MM.get(int(header["xyzt_units"]) % 8, 1.0)] * 3 + [1.0]) @ affine
+    return np.asarray(np.diag([_MM.get(int(header["xyzt_units"]) % 8, 1.0)] * 3 + [1.0]) @ affine)
 
 
 def header_of(source: Source) -> Source | None:

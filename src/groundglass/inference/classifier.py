@@ -18,8 +18,9 @@ import numpy as np
 
 from groundglass.errors import ImageError, NotASliceError, PredictionError
 from groundglass.files import name_some
+from groundglass.imaging.compressed import FrameDecoder
 from groundglass.imaging.crop import lesion_mask
-from groundglass.imaging.read import LazyDecoder, Scaled, read_slices
+from groundglass.imaging.read import Scaled, read_slices
 from groundglass.imaging.slice import CTSlice, Origin, Patient
 from groundglass.imaging.source import DEFAULT_LIMITS, Limits, Source
 from groundglass.inference.bundle import Bundle
@@ -226,7 +227,7 @@ class Classifier:
         No file stands for others: a manifest is no image. ``skip`` is that of :meth:`predict_all`.
         """
         failed: list[ImageError] = []
-        with LazyDecoder() as decoder:
+        with FrameDecoder() as decoder:
             for file in files:
                 found = read_slices(file, self._limits, failed.append, lambda name: skip(name, None), decoder=decoder)
                 for ct_slice in found:

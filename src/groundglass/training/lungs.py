@@ -19,7 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from groundglass.data.load import load_pool
-from groundglass.data.manifest import Record, read_mask, read_pixels
+from groundglass.data.manifest import Record, read_mask, read_record
 from groundglass.data.out_of_distribution import parts_without_lungs
 from groundglass.data.splits import held_out
 from groundglass.errors import DataError
@@ -170,11 +170,11 @@ def load_lung_slice(record: Record) -> LungSlice:
     Raises:
         ImageError: slice or mask cannot be read, or they do not fit.
     """
-    pixels = read_pixels(record)
+    ct_slice = read_record(record)
     path = record.lung_mask or record.lesion_mask
-    mask = read_mask(path or Path(), pixels.shape).astype(np.uint8)
+    mask = read_mask(path or Path(), ct_slice).astype(np.uint8)
     # Reduced as grey, so that the mask's edge stays where it is.
-    kept = squared(pixels, _KEPT), (squared(mask * 255, _KEPT) > 127).astype(np.uint8)
+    kept = squared(ct_slice.pixels, _KEPT), (squared(mask * 255, _KEPT) > 127).astype(np.uint8)
     return LungSlice(record.source, *kept, partial=record.lung_mask is None)
 
 

@@ -207,8 +207,10 @@ def _kept_floating(model: onnx.ModelProto) -> list[str]:
     producers = {output: node for node in model.graph.node for output in node.output}
     single = {each.name for each in model.graph.initializer if np.prod(each.dims) == 1}
     kept = set[str]()
-    # A gate is multiplied with features; the lesion map's sigmoid is not.
-    consumers = {name for node in model.graph.node if node.op_type == "Mul" for name in node.input}
+    # A gate is multiplied with features; the lesion map's sigmoid is not, and that of a SiLU with what it is made of.
+    products = [node for node in model.graph.node if node.op_type == "Mul"]
+    made_of = {name: producers[name].input[0] if name in producers else "" for each in products for name in each.input}
+    consumers = {name for each in products for name in each.input if made_of[name] not in each.input}
     known = onnx.shape_inference.infer_shapes(model).graph.value_info
     maps = {each.name for each in known if len(each.type.tensor_type.shape.dim) == 4}
     for node in model.graph.node:

@@ -60,6 +60,8 @@ class Run:
         """
         path = Path(path)
         info = read_info(path)
+        if kind := info.get("kind"):
+            raise RunError(f"{path}: a run of {kind}, no classifier")
         return cls(path, checked(Recipe, read_recipe(path), str(path / RECIPE)), info)
 
     @property

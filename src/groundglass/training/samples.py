@@ -26,7 +26,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from groundglass.data.manifest import Record, content_hash, file_hash, read_mask, read_pixels
+from groundglass.data.manifest import Record, content_hash, file_hash, read_mask, read_record
 from groundglass.files import atomic_path
 from groundglass.imaging.crop import Preprocessing, resize_box
 from groundglass.imaging.lesions import Kind, Mimic, Painted, paint_lesion, paint_mimic
@@ -126,14 +126,15 @@ def load_cropped(
 def _cropped(
     record: Record, preprocessing: Preprocessing, find_lungs: LungSegmenter, context: float, side: int
 ) -> tuple[Grey, NDArray[np.bool_], NDArray[np.bool_]]:
-    pixels = read_pixels(record)
+    ct_slice = read_record(record)
+    pixels = ct_slice.pixels
     cut = preprocessing.apply(pixels, find_lungs(pixels))
     left, top, right, bottom = cut.box
     dx, dy = round((right - left) * context), round((bottom - top) * context)
     wider = (left - dx, top - dy, right + dx, bottom + dy)
     lesions = np.zeros(pixels.shape, np.bool_)
     if record.lesion_mask is not None:
-        lesions = read_mask(record.lesion_mask, pixels.shape)
+        lesions = read_mask(record.lesion_mask, ct_slice)
     # Masks are resized as grey, so that their edges stay where they are.
     lungs, lesions = (resize_box(mask * np.uint8(255), wider, side) > 127 for mask in (cut.lungs, lesions))
     return resize_box(pixels, wider, side), lungs, lesions

@@ -177,6 +177,8 @@ def _without_synthesis(job: Job[Recipe]) -> Job[Recipe]:
 def _records(job: Job[Recipe]) -> tuple[list[Record], ...]:
     """The slices that train, that validate, that lesions are painted into, and that test."""
     manifest = load_pool(job.data, job.map_label).without(job.recipe.sampling.leave_out)
+    if not len(manifest):
+        raise DataError(f"{manifest}: sampling.leave_out leaves no slice of it")
     split = make_split(manifest, job.split, seed=job.seed, allow_overlap=job.allow_overlap)
     train, val, test = ([manifest.records[index] for index in split.parts.get(part, ())] for part in PARTS)
     for part, records in (("train", train), ("val", val)):
@@ -235,7 +237,7 @@ def _prepared(
 def _augmenter(recipe: Recipe) -> Augmentation:
     try:
         return cast(Augmentation, resolve_name(recipe.augmenter)(recipe.augmentation, recipe.preprocessing.size))
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise RecipeError(f"augmenter={recipe.augmenter}: {error}; is its module on PYTHONPATH?") from None
 
 

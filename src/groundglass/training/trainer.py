@@ -319,7 +319,9 @@ class Job(Generic[AnyRecipe_co]):
             raise RunError(f"{output}: {room}; make room, or choose another --output")
 
     def _check_machine(self, network: nn.Module) -> None:
-        """Refuse accelerators, loggers and optimisers that are not there."""
+        """Refuse accelerators, loggers and optimisers that are not there, and a precision that needs another."""
+        if self.recipe.trainer.precision == "16-mixed" and not torch.cuda.is_available():
+            raise RecipeError("trainer.precision=16-mixed: needs a GPU, which is not here; bf16-mixed does not")
         for package in {"wandb", "mlflow"}.intersection(self.recipe.trainer.loggers):
             if find_spec(package) is None:
                 raise RecipeError(f"trainer.loggers: {package} is not installed; `pip install {package}`")
@@ -335,7 +337,7 @@ class Job(Generic[AnyRecipe_co]):
             raise RecipeError(f"{given}: {one_line(str(error))}") from None
         try:
             Trainer(**self._place(), logger=False, enable_checkpointing=False, enable_progress_bar=False)
-        except (MisconfigurationException, ValueError, RuntimeError) as error:
+        except (MisconfigurationException, ValueError, RuntimeError, ImportError) as error:
             asked = f"--accelerator {self.accelerator} --devices {self.processes // self.nodes}"
             raise RunError(f"{asked}: not on this machine ({one_line(str(error), 200)})") from None
 
