@@ -163,8 +163,8 @@ def put_in_card(table: str) -> None:
     before, errors, after = card.read_text(encoding="utf-8").partition("## Where it errs")
     heading = "## Its recipe at hospitals left out"
     said = (
-        "Trainings of the same recipe; each row with a source left out is of networks that never saw it. The lungs are the\n"
-        "installed LungNet's, which has seen `masks20`."
+        "Trainings of the same recipe; each row with a source left out is of networks that never saw it. The lungs\n"
+        "are the installed LungNet's, which has seen `masks20`."
     )
     write_text(card, f"{before.partition(heading)[0]}{heading}\n\n{said}\n\n{table}\n{errors}{after}")
     content = card.read_bytes()
