@@ -151,11 +151,12 @@ def test_sources_of_one_label_do_not_calibrate() -> None:
 
     both = tuple(record(number, "both", [*Label][number // 2 % 2]) for number in range(80))
     part = Part("x", Path(), None, "val", both + tuple(record(number, "one", Label.NON_COVID) for number in range(99)))
-    logit = np.where(part.label, 1.0, -1.0).astype(np.float32) * np.tile([1, 1, 1, -0.5], 45)[:179]
+    logit = np.where(part.label, 1.0, -1.0).astype(np.float32) * np.r_[np.tile([*[1] * 7, -0.5], 10), np.full(99, 3.0)]
     calibration, (_, fitted) = exporting._calibrate(part, part, logit)
-    assert (calibration.slices, fitted["patients"]) == (80, {"COVID": 20, "NonCOVID": 20})
-    single = replace(part, records=part.records[80:] + both[:1])
-    assert exporting._calibrate(single, single, logit[:100])[0].slices == 100, "no label could be ruled out else"
+    assert (calibration.slices, fitted["patients"]) == (80, {"COVID": 20, "NonCOVID": 69})
+    assert calibration.quantiles["NonCOVID"] > 0.5 > exporting.fit_calibration(logit, part.label).quantiles["NonCOVID"]
+    hard = replace(part, records=(*both, *(replace(each, label=Label.COVID) for each in part.records[80:])))
+    assert exporting._calibrate(hard, hard, logit)[0].quantiles["COVID"] > 0.9, "what is hard is not left out"
 
 
 def test_a_split_without_test_part_is_exported(phantoms: Path, tmp_path: Path, write: Write) -> None:

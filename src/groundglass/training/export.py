@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from groundglass.data.load import load_dataset, load_pool
 from groundglass.data.manifest import PARTS
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RunError
-from groundglass.evaluation.calibration import fit_calibration, fit_reference, series_rule, summary
+from groundglass.evaluation.calibration import fit_calibration, fit_conformal, fit_reference, series_rule, summary
 from groundglass.evaluation.metrics import Estimate, now, versions
 from groundglass.evaluation.part import Part, fingerprint, one_label, record_evaluation, select_part
 from groundglass.files import name_some, usable_cores
@@ -49,6 +49,8 @@ _LARGEST_LOSS, _FEWEST_SEEN = 0.005, 100
 _COVERAGE = 0.9
 _COMPARED = 16
 _BATCH = 32
+
+_Conformal = TypeVar("_Conformal", bound=Conformal)
 
 
 @dataclass(frozen=True)
@@ -194,17 +196,28 @@ def _choose(
 def _calibrate(
     train: Part, val: Part, logit: NDArray[np.float32]
 ) -> tuple[Calibration, tuple[Conformal, dict[str, Any]] | None]:
-    """Calibration and the rule for series, from the validation slices of sources with both labels, or of all.
+    """Calibration and the rule for series, fitted to the validation slices of sources with both labels, or to all.
 
     A source with one label can stand for it, and its slices would make prediction sets too narrow for other hospitals.
+    It may as well hold what is hard: where all slices ask for wider sets, these count.
     """
     single = one_label(train.records)
     fair = np.array([record.hospital not in single for record in val.records])
     fair |= len(set(val.label[fair])) < 2
     chosen = replace(val, records=tuple(compress(val.records, fair)))
     calibration = fit_calibration(logit[fair], chosen.label, _COVERAGE)
-    probability = np.array([calibration.probability(float(value)) for value in logit[fair]])
-    return calibration, series_rule(chosen, probability, _COVERAGE)
+    probability = np.array([calibration.probability(float(value)) for value in logit])
+    fitted, rule = (series_rule(part, probability[of], _COVERAGE) for part, of in ((val, fair | True), (chosen, fair)))
+    if fitted is not None and rule is not None:
+        fitted = _wider(fitted[0], rule[0]), fitted[1]
+    return _wider(calibration, fit_conformal(probability, val.label, _COVERAGE)), fitted
+
+
+def _wider(one: _Conformal, other: Conformal) -> _Conformal:
+    """With the larger quantile of each label."""
+    return one.model_copy(
+        update={"quantiles": {name: max(own, other.quantiles[name]) for name, own in one.quantiles.items()}}
+    )
 
 
 def _run(engine: Engine, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> Outputs:
