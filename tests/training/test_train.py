@@ -144,6 +144,7 @@ def test_what_cannot_be_trained(phantoms: Path, lesion_free: Path, tmp_path: Pat
     (papers / "thesis.txt").write_text("precious")
     (no_val := phantoms.parent / "no-val.csv").write_text(phantoms.read_text().replace(",val", ",train"))
     monkeypatch.setattr("groundglass.training.train.load_cropped", None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for setting, changes, message in (
         ("", {"data": (lesion_free,)}, "slices have no label"),
         ("", {"data": (no_val,)}, "leaves nothing for the part val; training needs train and val"),

@@ -143,9 +143,7 @@ def _experiment(name: str, shared: _Shared, plan: "Callable[[], list[Task]]") ->
     if not failed or any(output.glob("*/*-seed-*.json")):
         console.print(render(output))
     if failed:
-        raise RunError(
-            f"{len(failed)} of {len(tasks)} runs failed, and the others are done: {', '.join(failed)} failed"
-        )
+        raise RunError(f"{len(failed)} of {len(tasks)} runs failed ({', '.join(failed)}); the others are done")
 
 
 def _numbers(shared: _Shared) -> list[int]:

@@ -209,8 +209,8 @@ def _kept_floating(model: onnx.ModelProto) -> list[str]:
     kept = set[str]()
     # A gate is multiplied with features; the lesion map's sigmoid is not, and that of a SiLU with what it is made of.
     products = [node for node in model.graph.node if node.op_type == "Mul"]
-    made_of = {name: producers[name].input[0] if name in producers else "" for each in products for name in each.input}
-    consumers = {name for each in products for name in each.input if made_of[name] not in each.input}
+    made_of = {output: set(node.input[:1]) for output, node in producers.items()}
+    consumers = {name for each in products for name in each.input if made_of.get(name, set()).isdisjoint(each.input)}
     known = onnx.shape_inference.infer_shapes(model).graph.value_info
     maps = {each.name for each in known if len(each.type.tensor_type.shape.dim) == 4}
     for node in model.graph.node:
