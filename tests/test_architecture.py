@@ -28,11 +28,11 @@ LAYERS = {
 CLOSED = {"experiments", "audit", "serving", "pacs", "cluster"}
 # Lines that each room may hold: it may only shrink, but for a fault that is mended. The goal is 17,000 in all (CONTRIBUTING.md has the goals).
 CEILINGS = {
-    "top": 252, "imaging": 3_344, "models": 741, "data": 2_120, "training": 3_060, "inference": 3_004,
+    "top": 252, "imaging": 3_344, "models": 741, "data": 2_120, "training": 3_061, "inference": 3_004,
     "evaluation": 1_576, "reporting": 376, "cli": 1_472, "experiments": 1_233, "audit": 990, "serving": 1_308,
     "pacs": 885, "cluster": 280,
 }  # fmt: skip
-LINES, FILES, LINES_OF_TESTS = 20_641, 96, 12_000
+LINES, FILES, LINES_OF_TESTS = 20_642, 96, 12_000
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}

@@ -320,9 +320,8 @@ class Job(Generic[AnyRecipe_co]):
 
     def _check_machine(self, network: nn.Module) -> None:
         """Refuse accelerators, loggers and optimisers that are not there, and a precision that needs another."""
-        if self.recipe.trainer.precision == "16-mixed" and not (
-            torch.cuda.is_available() or torch.backends.mps.is_available()
-        ):
+        has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+        if self.recipe.trainer.precision == "16-mixed" and not has_gpu:
             raise RecipeError("trainer.precision=16-mixed: needs a GPU, which is not here; bf16-mixed does not")
         for package in {"wandb", "mlflow"}.intersection(self.recipe.trainer.loggers):
             if find_spec(package) is None:
