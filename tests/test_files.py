@@ -43,4 +43,6 @@ def test_a_file_of_any_name_appears_whole_and_an_error_names_it(tmp_path: Path) 
     assert path.read_text() == "caf\\udce9"
     with pytest.raises(OSError, match=f"No space left on device: '{path}'"), files.atomic_path(path):
         raise OSError(28, "No space left on device")
+    with pytest.raises(OSError, match=rf"directory: '\S*{tmp_path.name}'"):
+        files.write_text(tmp_path, "x")
     assert list(tmp_path.iterdir()) == [path]

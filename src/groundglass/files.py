@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 
@@ -20,19 +20,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
     old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:20]}.", suffix=path.suffix[:10])
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.parent / f".{path.name[:20]}.{token_hex(4)}{path.suffix[:10]}"
     try:
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(mode)  # safetensors makes a file that others may not read
         temporary.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk names no file
+        if error.filename in {None, str(temporary)}:  # a full disk names no file
+            error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)

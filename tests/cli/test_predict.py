@@ -159,22 +159,17 @@ def test_a_folder_holds_everything(run: Command, pictures: Path, series: Path, t
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--output x.xlsx", "takes a folder"),
-        ("--resume", "--resume needs"),
-        ("--parquet", "--parquet needs"),
-        ("--masks", "--masks needs"),
-        ("--output out --masks --engine ray", "--masks does not go with"),
-        ("--workers 2", "go with --engine ray"),
-        ("--engine ray", "--threads does not go with"),
-        ("--output pictures/0.png/out", "cannot be"),
-        ("--output pictures/0", "is a file"),
+        ("--output x.xlsx", "takes a folder"), ("--resume", "--resume needs"), ("--parquet", "--parquet needs"),
+        ("--masks", "--masks needs"), ("--output out --masks --engine ray", "--masks does not go with"),
+        ("--workers 2", "go with --engine ray"), ("--engine ray", "--threads does not go with"),
+        ("--output pictures/0.png/out", "cannot be"), ("--output pictures/0", "is a file"),
         ("--output mine", "not empty"),
         *((f"--output mine/thesis.{suffix}", "exists") for suffix in ("csv", "parquet", "jsonl")),
         *((f"{path} --output out", path) for path in ("gone.png", "gone/*.png", "gone/**")),
         ("--json --csv", "choose one"),
         ("- --json", "-: standard input is not read; save it as a file"),
     ],
-)
+)  # fmt: skip
 def test_nothing_is_read_nor_lost(run: Command, pictures: Path, arguments: str, words: str, monkeypatch: Patch) -> None:
     (pictures / "0").write_text("a file")
     (pictures.parent / "mine").mkdir()

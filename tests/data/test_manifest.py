@@ -240,6 +240,9 @@ def test_folders_are_labels_and_those_in_them_patients(tmp_path: Path, positive:
     assert [record.patient_known for record in records] == [False, True, True] * 2
     assert {(record.source, record.split) for record in records} == {("ward-7", None)}
     assert [record.label for record in load_dataset(root / positive)] == [None] * 3
+    (root / negative / "gone.png").symlink_to("nowhere")
+    with pytest.raises(ImageError, match=r"gone\.png: a link to nothing"):
+        load_dataset(root)
 
 
 @pytest.mark.parametrize(
@@ -297,6 +300,14 @@ def test_sources_and_patients_of_several_data_sets_are_kept_apart(
     pool = load_pool([tmp_path / name / "own.csv" for name in "ab"])
     assert " ".join(f"{record.source}:{record.patient_id}" for record in pool) == expected
     assert ("7: patients of several data sets, taken for the same people" in caplog.text) is same
+
+
+def test_sources_that_two_data_sets_share_link_a_patient(tmp_path: Path) -> None:
+    for name in ("xy", "y", "w"):
+        rows = [f"{save_image(tmp_path / name / f'{source}.png')},7,{source}" for source in name]
+        (tmp_path / name / "own.csv").write_text("\n".join(["path,patient_id,source", *rows]))
+    pool = load_pool([tmp_path / name / "own.csv" for name in ("xy", "y", "w")])
+    assert [record.patient_id for record in pool] == ["x/7", "x/7", "x/7", "w/7"]
 
 
 def test_described(tmp_path: Path, run_command: Command) -> None:

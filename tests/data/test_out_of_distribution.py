@@ -129,18 +129,12 @@ def page(rng: Generator) -> Grey:
 
 
 KINDS: dict[str, Callable[[Generator], Grey]] = {
-    "blank": blank,
-    "gradient": drawn.gradient,
-    "checkerboard": checkerboard,
-    "stripes": drawn.stripes,
-    "discs and rings": discs,
-    "noise": drawn.noise,
-    "page of text": page,
-    "chart": drawn.chart,
+    "blank": blank, "gradient": drawn.gradient, "checkerboard": checkerboard, "stripes": drawn.stripes,
+    "discs and rings": discs, "noise": drawn.noise, "page of text": page, "chart": drawn.chart,
     "slice turned by 90 degrees": lambda rng: drawn._turn(make_phantom(rng, severity(rng)).slice.pixels, rng),
     "abdomen": abdomen,
     "head": lambda rng: windowed(drawn.scan_head(rng), rng, LUNG, BRAIN, SOFT),
-}
+}  # fmt: skip
 VIEWS: dict[str, Callable[[Volume, Generator], Grey]] = {
     "frontal X-ray": x_ray(drawn.FRONT),
     "lateral X-ray": x_ray(drawn.SIDE),

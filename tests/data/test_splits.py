@@ -151,6 +151,9 @@ def test_without_a_split_patients_are_parted_and_it_is_said(caplog: pytest.LogCa
     said = f"train {train}, val {val}, test {test} slices"
     assert f"set: no split is given, so whole patients were parted: {said}" in caplog.text
     assert make_split(WARDS, "official", seed=9).parts == parts
+    ten = replace(WARDS, records=WARDS.records[:30])  # five patients of a label leave three or four
+    for spec in ("patients:1/5", "patients:1/2"):
+        assert all(min(each) > 0 for each in counts(ten, make_split(ten, spec)).values())
     few = replace(WARDS, records=WARDS.records[:6])
     for data, why in ((few, "patients of a label are too few"), (make_manifest(known=False), "names no patients")):
         with pytest.raises(DataError, match=f"no split of its own and .*{why}.*--split random"):

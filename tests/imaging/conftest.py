@@ -79,7 +79,7 @@ def write_ct(path: Path, stored: np.ndarray = CHEST, **elements: object) -> Path
             setattr(dataset, keyword, value)
     if "PixelData" in dataset:
         dataset["PixelData"].VR = "OW"
-    if "BitsStored" in dataset:
+    if "BitsStored" in dataset and "HighBit" not in elements:
         dataset.HighBit = dataset.BitsStored - 1
     dataset.save_as(path, enforce_file_format=True)
     return path

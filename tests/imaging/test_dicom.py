@@ -397,6 +397,7 @@ REFUSED: list[tuple[Any, str]] = [
     (ct(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "a localizer"),
     (ct(Rows=40_000, Columns=40_000), "more than the limit"),
     (ct(NumberOfFrames=10**6), "frames"),
+    (ct(BitsStored=12, HighBit=15), "do not begin at the lowest bit"),
     *((packed(b"\xff\x0a", key), f"its compression .*{OTHERS[key]}.* is not supported") for key in OTHERS),
     *((write, "damaged or not valid DICOM") for write in DAMAGED),
 ]

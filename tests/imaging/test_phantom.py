@@ -88,9 +88,8 @@ def test_dicom_is_a_complete_ct_image_of_nobody_in_hounsfield_units(tmp_path: Pa
     # Required in the CT image's modules (DICOM PS3.3 A.3): type 1 with a value, type 2 at least present.
     valued = "Modality PixelSpacing RescaleSlope RescaleIntercept ImageType BitsStored"
     assert all(dataset[keyword].value not in (None, "") for keyword in valued.split())
-    present = """StudyID StudyDate StudyTime AccessionNumber ReferringPhysicianName PatientSex PatientBirthDate
-                 SeriesNumber PositionReferenceIndicator KVP AcquisitionNumber SliceThickness PatientPosition
-                 InstanceNumber"""
+    present = """StudyID StudyDate StudyTime AccessionNumber ReferringPhysicianName PatientSex PatientBirthDate KVP
+        SeriesNumber PositionReferenceIndicator AcquisitionNumber SliceThickness PatientPosition InstanceNumber"""
     assert [keyword for keyword in present.split() if keyword not in dataset] == []
 
 
@@ -114,23 +113,11 @@ def test_severity_sets_extent_and_zero_leaves_the_slice() -> None:
     shares = [np.mean([each.mask.sum() / LUNGS.sum() for each in equally]) for equally in painted]
     assert shares == sorted(shares)
     assert (shares[0] == 0, shares[1] < 0.2, shares[3] > 0.35) == (True, True, True)
-    untouched = paint(Kind.MIXED, 0, severity=0.0)
-    equal(untouched.pixels, PIXELS)
-    assert untouched.pixels is not PIXELS
-
-
-def test_vessels_shine_through_ground_glass_and_consolidation_is_denser_and_hides_them() -> None:
-    solid, glass = (paint(kind, 2, severity=0.9) for kind in (Kind.CONSOLIDATION, Kind.GROUND_GLASS))
-    both, bright = solid.mask & glass.mask, LUNGS & (PIXELS > 220) & solid.mask
-    assert solid.pixels[both].mean() > glass.pixels[both].mean() + 10
-    assert (rise(solid)[bright] < 0).mean() > 0.5
-    assert (rise(glass).min(), rise(glass)[bright].any()) == (0, False)
 
 
 def test_signs_of_other_diseases_look_like_themselves() -> None:
     depth = cv2.distanceTransform(LUNGS.astype(np.uint8), cv2.DIST_L2, 3)
     signs = {mimic: [paint(mimic, seed) for seed in SEEDS] for mimic in Mimic}
-    share = {mimic: [each.mask.sum() / LUNGS.sum() for each in painted] for mimic, painted in signs.items()}
     for comb in signs[Mimic.HONEYCOMBING]:
         change = rise(comb)[comb.mask & LUNGS]
         assert (change > 20).mean() > 0.05, "walls"
@@ -140,10 +127,6 @@ def test_signs_of_other_diseases_look_like_themselves() -> None:
     assert rise(signs[Mimic.EMPHYSEMA][1]).max() <= 1, "nothing is brighter"
     for fluid in signs[Mimic.EFFUSION]:
         assert np.argwhere(fluid.mask)[:, 0].mean() > np.argwhere(LUNGS)[:, 0].mean() + 10, "at the back"
-    assert max(share[Mimic.NODULE]) < 0.08
-    assert 0.01 < np.mean(share[Mimic.MASS]) < 0.25
-    assert np.mean(share[Mimic.LOBAR_CONSOLIDATION]) > 0.1
-    assert max(share[Mimic.LOBAR_CONSOLIDATION]) < 0.6, "one lung only"
 
 
 @given(array_shapes(min_dims=2, max_dims=2, max_side=60), st.floats(0, 1), st.sampled_from([*Kind, *Mimic]), SEED)

@@ -123,6 +123,7 @@ def test_other_image_formats_and_archives_get_a_row(tmp_path: Path, zipped: bool
     save(folder, "empty.webp", content=b"")
     save(folder, *CLAIMING.split(), "notes.txt", "x.json.xz", "scan.raw", content=b"of some kind" + bytes(40))
     save(folder, "p.dcm.gz", "u.nii.gz", "labels.csv.gz", content=gzip.compress(b"x"))
+    make_zip(folder / "report.docx", {"word/media/1.png": PNG})
     files, reasons = read_all(Path(shutil.make_archive(str(folder), "zip", folder)) if zipped else folder)
     assert files == ["0.png"]
     assert reasons.pop("empty.webp") == "the file is empty"
@@ -219,6 +220,7 @@ def test_members_whose_names_differ_in_white_space_are_several(tmp_path: Path) -
 
 def test_one_member_by_its_path_and_limits(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "a!b.zip", {"CT/x.png": PNG, "CT/y.png": b"damaged", "z.png": PNG})
+    assert_refused(make_zip(tmp_path / "long.zip", {"x" * 5000: PNG}), "its name is too long; shorten it")
     np.testing.assert_array_equal(read_slice(f"{path}!CT/x.png").pixels, GREY)
     assert_refused(f"{path}!CT/y.png", r"!CT/y\.png: not an image")
     for each in (read_slice, read_bytes):

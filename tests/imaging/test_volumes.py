@@ -134,6 +134,8 @@ def test_grey_volumes_are_not_taken_for_hounsfield_units(tmp_path: Path, dtype: 
     assert (min(item.pixels.min() for item in read), max(item.pixels.max() for item in read)) == (0, 255)
     if dtype is np.uint8:  # the same, signed, with an intercept that says so
         signed = (voxels.astype(np.int16) - 128).astype(np.int8)
+        mask = np.where(voxels == 255, -1, voxels > 99).astype(np.int8)
+        assert {*np.unique([item.pixels for item in read_slices(write_nifti(tmp_path / "m.nii", mask))])} == {0, 2}
         shifted = read_slices(write_nifti(tmp_path / "b.nii", signed, scl_slope=1.0, scl_inter=128.0))
         equal([item.pixels for item in shifted], [item.pixels for item in read])
 
@@ -220,6 +222,9 @@ def test_volumes_have_limits_all_their_voxels_and_one_file(tmp_path: Path) -> No
     header = write_metaimage(tmp_path / "a.mhd")
     for limits in (Limits(pixels=1000), Limits(file_bytes=1000), Limits(frames=4)):
         assert_refused(header, "limit", limits)
+    (tmp_path / "caf\udce9.mhd").write_bytes(b"ElementDataFile = caf\xe9.raw")
+    (tmp_path / "caf\udce9.raw").write_bytes(b"voxels of that header")
+    assert len(list(read_slices(tmp_path, on_error=lambda error: None))) == 5
     (tmp_path / "a.raw").write_bytes(bytes(50_000))
     assert_refused(header, r"a\.raw: 50,000 bytes are more than the limit", Limits(file_bytes=40_000))
     for path in (tmp_path / "a.nrrd", tmp_path / "packed.nrrd"):
@@ -242,7 +247,10 @@ def test_voxels_in_a_zip_pass_its_guards(tmp_path: Path) -> None:
     with ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.write(tmp_path / "a.mhd", "a.mhd")
         archive.write(tmp_path / "a.raw", "a.raw", ZIP_BZIP2)
+        archive.write(tmp_path / "a.mhd", "./b/a.mhd")
+        archive.write(tmp_path / "a.raw", "./b/a.raw")
     assert_refused(f"{tmp_path}/a.zip!a.mhd", r"a\.raw: packed by another method than Deflate")
+    assert len(list(read_slices(tmp_path / "a.zip", on_error=lambda error: None))) == 5
 
 
 def test_without_simpleitk_a_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,8 @@ def test_a_zip_is_as_good_as_a_folder_and_always_the_same(tiny_bundle: Path, tmp
     assert Bundle.open(tmp_path / "a.zip").id == bundle.id == f"{bundle.info.id[:12]}-fp32"
     assert bundle.preprocessing == Preprocessing(size=64, normalisation="min-max")
     assert Bundle.open("default").path == Bundle.open().path == DEFAULT
+    with pytest.raises(BundleError, match="no such bundle"):
+        Bundle.open(Path("default"))
 
 
 @pytest.mark.parametrize("name", ["classifier.onnx", "reference.npz", "selftest.npz"])

@@ -59,18 +59,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 GREY: dict[str, Any] = {
-    "uint16": PIXELS.astype(np.uint16) * 257,
-    "RGB": RGB,
-    "one channel": PIXELS[..., None],
-    "one plane": PIXELS[None],
-    "float": RGB / 255,
-    "not contiguous": np.asfortranarray(PIXELS),
-    "slice": CTSlice(PIXELS, Origin("x", "PNG")),
-    "Pillow L": PICTURE,
-    "Pillow P": PICTURE.convert("P"),
-    "bytes": cv2.imencode(".png", PIXELS)[1].tobytes(),
+    "uint16": PIXELS.astype(np.uint16) * 257, "RGB": RGB, "one channel": PIXELS[..., None], "one plane": PIXELS[None],
+    "float": RGB / 255, "not contiguous": np.asfortranarray(PIXELS), "slice": CTSlice(PIXELS, Origin("x", "PNG")),
+    "Pillow L": PICTURE, "Pillow P": PICTURE.convert("P"), "bytes": cv2.imencode(".png", PIXELS)[1].tobytes(),
     "open file": io.BytesIO(cv2.imencode(".bmp", RGB)[1].tobytes()),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", GREY)
@@ -209,9 +202,13 @@ def test_masks_lie_in_the_image(classifier: Classifier, folder: Path) -> None:
     voxels = np.stack([HU.T] * 3, axis=2)
     upside_down = nibabel.Nifti1Image(voxels, np.diag([-1.0, -1.0, -4.0, 1.0]))
     for image in (upside_down, sitk.GetImageFromArray(voxels.T)):
-        mask = classifier.predict(image).lung_mask
+        mask = (found := classifier.predict(image)).lung_mask
         assert mask.dtype == bool
         np.testing.assert_array_equal(mask, np.stack([one.lung_mask.T] * 3, axis=2))
+        found[0].lung_mask[:] = False
+        before = found.lung_mask
+        found.sort(key=lambda each: -each.frame)
+        np.testing.assert_array_equal(found.lung_mask, before)
 
 
 def test_a_lesion_map_lies_where_the_crop_lay_and_lesions_inside_the_lungs() -> None:
@@ -236,7 +233,7 @@ def test_results_are_shown(classifier: Classifier, folder: Path, tmp_path: Path)
     assert "more" in Predictions([several[4]] * 30)._repr_html_()
     several[0].save_overlay(tmp_path / "0.png")
     assert Image.open(tmp_path / "0.png").size == PIXELS.shape
-    for prediction, path in ((several[4], "no.png"), (several[0], "no.suffix")):
+    for prediction, path in ((several[4], "no.png"), (several[0], "no.suffix"), (several[0], "read-only.psd")):
         with pytest.raises(PredictionError):
             prediction.save_overlay(tmp_path / path)
 

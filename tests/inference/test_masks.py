@@ -219,10 +219,12 @@ def test_a_file_gone_or_of_another_size_or_a_hostile_uid(tmp_path: Path, series:
     change(series, SeriesInstanceUID="../../1.2")
     folder = tmp_path / "deep" / "masks"
     folder.parent.mkdir()
-    hostile = predictions_of(series)
+    hostile = [replace(each, overlay="shown.png") for each in predictions_of(series)]
     assert set(write(hostile, folder)) == PICTURES
     assert list(folder.parent.iterdir()) == [folder]
     assert list(without_masks(folder, hostile)) == []
+    next(folder.glob("*-lungs.png")).unlink()
+    assert list(without_masks(folder, hostile)) == hostile
     next(series.iterdir()).unlink()
     assert set(write(predictions, tmp_path / "gone")) == PICTURES
 

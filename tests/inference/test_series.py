@@ -64,16 +64,16 @@ def test_neck_and_abdomen_are_a_failure_beside_no_slice_of_their_series() -> Non
 
 
 def test_the_label_of_a_series_follows_from_its_score_by_the_rule() -> None:
-    for probability, opacity, rule, label in (
-        (0.9, 5.0, RULE, "COVID"),
-        (0.1, 5.0, RULE, "NonCOVID"),
-        (0.5, 5.0, RULE, "uncertain"),
-        # The network leans to NonCOVID in lungs full of lesions: no firm label.
-        (0.1, 40.0, RULE, "uncertain"),
-        (0.1, None, RULE, "NonCOVID"),
-        (0.9, 5.0, None, None),
+    for probability, opacity, slices, rule, label in (
+        (0.9, 5.0, "NonCOVID", RULE, "COVID"),
+        (0.1, 5.0, "NonCOVID", RULE, "NonCOVID"),
+        (0.5, 5.0, "NonCOVID", RULE, "uncertain"),
+        (0.1, 5.0, "uncertain", RULE, "uncertain"),
+        (0.1, 40.0, "NonCOVID", RULE, "uncertain"),
+        (0.1, None, "NonCOVID", RULE, "NonCOVID"),
+        (0.9, 5.0, "NonCOVID", None, None),
     ):
-        summary = summary_of((ok(f"s/{z}", probability, z, opacity=opacity) for z in range(4)), rule)
+        summary = summary_of((ok(f"s/{z}", probability, z, opacity=opacity, label=slices) for z in range(4)), rule)
         assert summary.label == summary.to_dict()["label"] == label
         assert summary.interval == pytest.approx((probability, probability))
 

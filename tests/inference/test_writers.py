@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +67,8 @@ def test_a_line_that_is_no_prediction_is_named(tmp_path: Path) -> None:
         *((json.dumps(ROW | {name: value}).encode(), words) for name, value, words in (
             ("file", None, "file"), ("status", "fine", "fine"), ("probability", "0.5", "probability"),
             ("frame", True, "frame"), ("flags", "none", "flags"), ("label", 3, "label"),
-            ("position", [], "position"), ("bundle", None, "bundle"),
+            ("position", [], "position"), ("bundle", None, "bundle"), ("opacity", math.nan, "finite"),
+            ("probability", None, "has a probability"),
         )),
     ):  # fmt: skip
         path = file_of(tmp_path, A, tail=line + b"\n")

@@ -21,10 +21,7 @@ SERIES = SeriesEntry("1.2", "1.2.3", "CT", 1)
 INSTANCE = InstanceEntry("1.2.840.10008.5.1.4.1.1.2", "1.2.3.4", 1)
 STUDY_UID, SERIES_UID, SOP_UID, SOP_CLASS = "0020000D", "0020000E", "00080018", "00080016"
 FAILED = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xA700]}}]}}
-FAILED_XML = (
-    b"<NativeDicomModel><DicomAttribute tag='00081198'><Item><DicomAttribute tag='00081197'><Value>42752"
-    b"</Value></DicomAttribute></Item></DicomAttribute></NativeDicomModel>"
-)
+FAILED_XML = b"<x><y tag='00081198'><Item><z tag='00081197'><Value>42752</Value></z></Item></y></x>"
 
 
 def entry(values: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from xml.etree import ElementTree as ET
 import cv2
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -139,6 +140,11 @@ def test_planes_cross_the_slices_of_a_complete_series(service: Running, tmp_path
     for wrong in ("0/coronal/96", "1/coronal/0"):
         is_problem(service.get(f"{base}/series/{wrong}/hounsfield.raw"), 404, "no-such-layer", "no such plane")
     assert service.kept(*files[:4], *files[5:])["series"][0]["volume"] is None, "a slice is missing"
+    moved = pydicom.dcmread(path := tmp_path / files[4][0])
+    moved.ImagePositionPatient[0] += 40
+    moved.save_as(path)
+    aside = service.kept(*files[:4], (path.name, path.read_bytes()), *files[5:])
+    assert aside["series"][0]["volume"] is None
 
 
 def test_a_result_can_be_fetched_again_exported_and_forgotten(service: Running, classifier: Classifier) -> None:

@@ -149,10 +149,10 @@ def _experiment(name: str, shared: _Shared, plan: "Callable[[], list[Task]]") ->
 def _numbers(shared: _Shared) -> list[int]:
     """Seeds ``0-4`` or ``0,3,7`` as numbers."""
     text = shared.seeds.strip()
-    if (span := re.fullmatch(r"(\d+)-(\d+)", text)) and int(span[1]) <= int(span[2]):
+    if (span := re.fullmatch(r"(\d{1,9})-(\d{1,9})", text)) and int(span[1]) <= int(span[2]) < int(span[1]) + 1000:
         return list(range(int(span[1]), int(span[2]) + 1))
-    if re.fullmatch(r"\d+(,\d+)*", text):
-        return [int(seed) for seed in text.split(",")]
+    if re.fullmatch(r"\d{1,9}(,\d{1,9})*", text):
+        return list(dict.fromkeys(map(int, text.split(","))))
     raise RecipeError(f"--seeds {shared.seeds}: expected a range such as 0-4 or a list such as 0,3,7")
 
 

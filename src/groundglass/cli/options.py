@@ -30,7 +30,7 @@ LesionFree = Annotated[Path | None, Option(help="Folder of lesion-free slices fo
 Resume = Annotated[bool, Option("--resume", help="Continue where an earlier run stopped.")]
 Threads = Annotated[int, Option(min=0, help="CPU threads; 0: one per core.")]
 Cache = Annotated[Path | None, Option(help="Folder for preprocessed slices.")]
-BundlePath = Annotated[Path | None, Option(help="Trained model; default: the installed one.")]
+BundlePath = Annotated[str | None, Option(metavar="PATH", help="Trained model; default: the installed one.")]
 Device = Annotated[str, Option(help="ONNX Runtime's provider: cpu, cuda, ...; an error for another lists them.")]
 EngineThreads = Annotated[int, Option(min=0, help="CPU threads; 0: one per core but one.")]
 

@@ -24,9 +24,9 @@ def pacs(
     dicomweb: Annotated[str, Option(metavar="URL", help="DICOMweb root of the archive.")],
     study: Annotated[str | None, Option(metavar="UID", help="Process this study alone.")] = None,
     watch: Annotated[bool, Option("--watch", help="Run for ever; process series as they arrive.")] = False,
-    interval: Annotated[float, Option(min=0.1, help="Seconds between polls of --watch.")] = 60.0,
+    interval: Annotated[float, Option(min=0.1, max=1e6, help="Seconds between polls of --watch.")] = 60.0,
     since: Annotated[str | None, Option(metavar="YYYYMMDD", help="Omit earlier studies.")] = None,
-    retry: Annotated[float, Option(min=0, help="Seconds of retries if the server fails.")] = 120.0,
+    retry: Annotated[float, Option(min=0, max=1e6, help="Seconds of retries if the server fails.")] = 120.0,
     bundle: BundlePath = None,
     threads: EngineThreads = 0,
     device: Device = "cpu",
@@ -37,6 +37,8 @@ def pacs(
 
     Exit status: 0 every series has its report, 2 usage, server or bundle error, 3 some were postponed.
     """
+    if interval != interval or retry != retry:  # noqa: PLR0124 - NaN, which no range refuses
+        raise PacsError("--interval and --retry take numbers of seconds")
     if study is not None and (watch or since is not None):
         raise PacsError("--study goes with neither --watch nor --since")
     if since is not None and re.fullmatch(r"\d{8}", since) is None:

@@ -4,6 +4,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,8 +16,8 @@ from rich.table import Table
 from typer import Argument, Option
 
 from groundglass.cli import options
-from groundglass.errors import RecipeError, RunError
-from groundglass.files import printable
+from groundglass.errors import DataError, RecipeError, RunError
+from groundglass.files import name_some, printable
 from groundglass.models.catalogue import MEASURED_AT, entries
 
 if TYPE_CHECKING:
@@ -46,12 +48,16 @@ def train(
     audit: Annotated[
         bool, Option(help="First look for copies, patients and sources that parts of the split share, and warn.")
     ] = True,
+    held_out: Annotated[
+        list[Path] | None, Option(help="Data to be evaluated on later, no copy of which may train; can be repeated.")
+    ] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Only print the recipe and the slices.")] = False,
 ) -> None:
     """Train a network; killed at any moment, it continues with --resume as if nothing had happened."""
+    from groundglass.data.load import load_pool
     from groundglass.training.recipe import load_lungs_recipe, load_recipe
     from groundglass.training.run import build_network
-    from groundglass.training.train import train_job
+    from groundglass.training.train import slices_of, train_job, without_synthesis
     from groundglass.training.trainer import Job
 
     changed = shared.overrides or ()
@@ -62,14 +68,20 @@ def train(
         accelerator=shared.accelerator, cache=shared.cache, lungs=lungs, progress=not shared.quiet,
         map_label=tuple(shared.map_label or ()),
     )  # fmt: skip
+    later = load_pool(held_out, job.map_label).records if held_out else ()
     if of_lungs is not None:
-        _train_lungs(job, dry_run)
+        _train_lungs(job, dry_run or bool(later))
     elif dry_run:
         _plan(job)
     else:
-        if audit and job.rank == 0 and not job.is_finished:
-            job.prepare(build_network(job.recipe))
-            _warn(job)
+        checked = without_synthesis(job)  # as its folder says
+        if (audit or later) and job.rank == 0 and not checked.is_finished:
+            checked.prepare(build_network(checked.recipe))
+            if later:
+                *learnt, _ = slices_of(checked)
+                _refuse_copies(later, [*chain(*learnt)], job.threads)
+            if audit:
+                _warn(job)
         with _interruptible(output):
             run = train_job(job)
         history = run.history()
@@ -101,11 +113,11 @@ def _interruptible(output: Path) -> AbstractContextManager[None]:
     return options.interruptible(advice)
 
 
-def _train_lungs(job: "Job[LungsRecipe]", dry_run: bool) -> None:
+def _train_lungs(job: "Job[LungsRecipe]", more_asked: bool) -> None:
     from groundglass.training.lungs import train_lungs
 
-    if dry_run or job.split != "official" or job.processes > 1 or job.lesion_free or job.lungs:
-        rest = "--dry-run, --split, --devices, --lesion-free and --lungs are for classifiers"
+    if more_asked or job.split != "official" or job.processes > 1 or job.lesion_free or job.lungs:
+        rest = "--dry-run, --split, --devices, --held-out, --lesion-free and --lungs are for classifiers"
         raise RecipeError(f"recipe {job.recipe.name} is trained by one process and holds out patients itself: {rest}")
     with _interruptible(job.output):
         dice = train_lungs(job)
@@ -126,6 +138,19 @@ def _warn(job: "Job[Recipe]") -> None:
     options.report("warning", *audited.warnings())
 
 
+def _refuse_copies(held_out: "Sequence[Record]", learnt: "Sequence[Record]", threads: int) -> None:
+    """Raise a DataError where a slice to learn from shows one that is held out for evaluation."""
+    from groundglass.audit.duplicates import copies_of
+
+    if pairs := copies_of(held_out, learnt, threads=threads or None):
+        name, *others = dict.fromkeys(str(pair.second.path) for pair in pairs)
+        more = f" and {len(others)} more such copies ({name_some(others)})" if others else ""
+        raise DataError(
+            f"{name}: shows the same slice as {pairs[0].first.path}, which is held out for evaluation; "
+            f"remove it{more} from what is trained on"
+        )
+
+
 @options.with_options(options.Training)
 def pretrain(
     shared: options.Training,
@@ -139,15 +164,11 @@ def pretrain(
     resume: options.Resume = False,
 ) -> None:
     """Pretrain a network by C2L on slices without labels; killed at any moment, it continues with --resume."""
-    from groundglass.audit.duplicates import copies_of
     from groundglass.training.c2l import BACKBONE
     from groundglass.training.c2l import pretrain as pretrain_network
     from groundglass.training.recipe import load_pretrain_recipe
     from groundglass.training.run import read_history, read_info
     from groundglass.training.trainer import Job
-
-    def find_copies(held_out: "Sequence[Record]", unlabelled: "Sequence[Record]") -> "list[tuple[Record, Record]]":
-        return [(pair.first, pair.second) for pair in copies_of(held_out, unlabelled, threads=shared.threads or None)]
 
     changed = [*([f"network.name={network}"] if network else []), *(shared.overrides or ())]
     job = Job(
@@ -156,7 +177,7 @@ def pretrain(
         progress=not shared.quiet, map_label=tuple(shared.map_label or ()),
     )  # fmt: skip
     with _interruptible(output):
-        pretrain_network(job, find_copies)
+        pretrain_network(job, partial(_refuse_copies, threads=job.threads))
     history, info = read_history(output), read_info(output)
     typer.echo(
         f"{output}: {info['network']}, {len(history)} epochs over {info['slices']} slices, "

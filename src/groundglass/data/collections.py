@@ -106,7 +106,7 @@ def import_collection(
     folder = output.with_name(f"{output.stem}-slices")
     if present := [str(target) for target in (output, folder) if target.exists()]:
         raise DataError(f"{present[0]}: exists already; remove it, or name another manifest")
-    files = tuple(file.path for file in files_below(path.absolute()))
+    files = tuple(file.path for file in files_below(path.absolute(), on_error))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=output.parent) as temporary:
         tree = _Tree(name, path.absolute(), files, on_error, Path(temporary, folder.name), folder)

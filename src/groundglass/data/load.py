@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from groundglass.data.manifest import (
 )
 from groundglass.errors import DataError
 from groundglass.files import name_some
-from groundglass.imaging.source import RASTER, FileSource, files_below, identify
+from groundglass.imaging.source import RASTER, FileSource, files_below, identify, raise_error
 
 
 def load_dataset(path: Path, map_label: Iterable[str] = ()) -> Manifest:
@@ -94,20 +94,28 @@ def _with_patients_apart(manifests: Sequence[Manifest]) -> Iterator[Record]:
     for name, record in placed:
         patient, named = record.patient_id, sources[record.patient_id]
         if len(named) > 1:
+            linked = _linked(named[name], named.values())
             # Where a data set does not say where its slices come from, their source is its own name.
-            shared = set.intersection(*named.values()) or any(each in own for each, own in named.items())
+            shared = all(own <= linked for own in named.values()) or any(each in own for each, own in named.items())
             if not record.patient_known:
                 patient = unknown_patient(f"{name}/{patient}")
             elif shared:
                 same.add(patient)
             else:
-                patient = f"{min(named[name])}/{patient}"
+                patient = f"{min(linked)}/{patient}"
         yield replace(record, patient_id=patient)
     if same:
         say(
             f"{name_some(sorted(same))}: patients of several data sets, taken for the same people; where they are "
             "not, name their hospitals in a column `source`"
         )
+
+
+def _linked(own: set[str], sets: Collection[set[str]]) -> set[str]:
+    """A patient's sources in a data set, and those of the sets that share one with it, or with one that does."""
+    while (wider := own.union(*(each for each in sets if each & own))) != own:
+        own = wider
+    return own
 
 
 def _load_folder(path: Path, names: LabelNames) -> Manifest:
@@ -133,7 +141,7 @@ def _load_folder(path: Path, names: LabelNames) -> Manifest:
 
 def _records(folder: Path, source: str, label: Label | None) -> Iterator[Record]:
     """Records of all slices below ``folder``, in natural order of their names."""
-    files = [file.path for file in files_below(folder) if _is_slice(file)]
+    files = [file.path for file in files_below(folder, raise_error) if _is_slice(file)]
     if not files:
         raise DataError(
             f"{folder}: holds no slices (expected {', '.join(sorted(PICTURES))} or DICOM files; "

@@ -394,6 +394,9 @@ def _parse_row(path: Path, row: Mapping[str, str], names: LabelNames | None) -> 
     if number and not number.isdecimal():
         raise DataError(f"slice {number!r} is no number; the first slice is 0")
 
+    # The slices of a volume are of one person, however they are named.
+    plane = f"!{_plane(path.parent / given['path'])[1]}"
+
     def place(name: str, whole: Collection[str] = PICTURES) -> Path:
         file = path.parent / name
         return Path(f"{file}!{int(number)}") if number and file.suffix.lower() not in whole else file
@@ -401,7 +404,7 @@ def _parse_row(path: Path, row: Mapping[str, str], names: LabelNames | None) -> 
     return Record(
         place(given["path"], PICTURES - {".tif", ".tiff"}),
         Label.parse(given["label"], names) if given["label"] and names is not None else None,
-        given["patient_id"] or unknown_patient(given["path"]),
+        given["patient_id"] or unknown_patient(given["path"].removesuffix(plane)),
         given["source"] or path.stem,
         split,
         place(given["lung_mask"]) if given["lung_mask"] else None,

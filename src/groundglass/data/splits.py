@@ -13,7 +13,7 @@ import numpy as np
 
 from groundglass.data.manifest import PARTS, Label, Manifest, Record, say
 from groundglass.errors import DataError
-from groundglass.files import counted, name_some
+from groundglass.files import counted, name_some, printable
 
 Crossings = dict[str, dict[str, int]]
 """By name of a patient or source how many slices it has in each part."""
@@ -107,7 +107,7 @@ def held_out(records: Sequence[Record], one_in: int) -> set[int]:
         patients.setdefault(record.hospital, set()).add(record.patient_id)
     chosen: set[tuple[str, str]] = set()
     for source, ids in patients.items():
-        ordered = sorted(ids, key=lambda patient: hashlib.sha256(patient.encode()).digest())
+        ordered = sorted(ids, key=lambda patient: hashlib.sha256(printable(patient).encode()).digest())
         chosen |= {(source, patient) for patient in ordered[: round(len(ids) / one_in)]}
     return {number for number, each in enumerate(records) if (each.hospital, each.patient_id) in chosen}
 
@@ -158,7 +158,7 @@ def _leave_source_out(manifest: Manifest, kind: str, argument: str, seed: int) -
         raise DataError(f"{manifest}: every slice is of these sources, none is left to train on")
     if any(manifest.records[index].split for index in rest):
         return {**_own_parts(manifest, rest), "test": tuple(test)}
-    train, val = _grouped_fold(manifest, rest, (1, _VAL_FOLDS, seed))
+    train, val = _train_and_val(manifest, rest, _VAL_FOLDS, seed)
     return {"train": train, "val": val, "test": tuple(test)}
 
 
@@ -183,10 +183,20 @@ def _folds(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
 
 
 def _three_parts(manifest: Manifest, fold: _Fold, val_folds: int, by_patient: bool = True) -> Parts:
-    """A fold of everything tests, the first of ``val_folds`` of the rest validates."""
+    """A fold of everything tests, the first of ``val_folds`` of the rest, fewer where patients are few, validates."""
     rest, test = _grouped_fold(manifest, range(len(manifest)), fold, by_patient)
-    train, val = _grouped_fold(manifest, rest, (1, val_folds, fold[2]), by_patient)
+    train, val = _train_and_val(manifest, rest, val_folds, fold[2], by_patient)
     return {"train": train, "val": val, "test": test}
+
+
+def _train_and_val(
+    manifest: Manifest, rest: Sequence[int], folds: int, seed: int, by_patient: bool = True
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if by_patient:
+        chosen = [manifest.records[index] for index in rest]
+        people = (len({each.patient_id for each in chosen if each.label is label}) for label in Label)
+        folds = max(2, min(folds, *people))
+    return _grouped_fold(manifest, rest, (1, folds, seed), by_patient)
 
 
 def _grouped_fold(

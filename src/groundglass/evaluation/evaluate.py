@@ -198,6 +198,8 @@ def _predict(
                 found = () if seen is None else (lesion_mask(seen, cut), in_slice(seen, cut))
                 masks.add(record.patient_id, true, cut.lungs, *found)
         read.clear()
+        if start + _BATCH >= count:
+            next(reading, None)  # tells of the last slice
         batches.append(replace(outputs, lesion_map=None, cuts=()))
     logit = np.concatenate([each.logit for each in batches])
     probability = np.concatenate([each.probability for each in batches])

@@ -72,9 +72,11 @@ def check(tasks: Sequence[Task], paths: ExperimentPaths, manifest: Manifest) -> 
     if any(task.recipe.trainer.devices > 1 for task in tasks):
         raise RecipeError("trainer.devices: an experiment trains in one process; `groundglass train` takes several")
     data = [printable(each.resolve().name) for each in paths.data]
+    free = paths.lesion_free and printable(paths.lesion_free.resolve().name)
     for task in tasks:
         path, folder = paths.result(task), paths.run(task)
         own = {"split": task.split, "seed": task.identity.seed, "data": data}
+        own |= {"lesion_free": free} if task.recipe.synthesis.slices_per_epoch else {}
         wanted = {**complete(task.recipe.model_dump(mode="json")), **own}
         if path.exists():
             result = read_run_result(path)
@@ -127,7 +129,7 @@ def run_all(tasks: Sequence[Task], paths: ExperimentPaths, say: Callable[[str], 
         except KeyboardInterrupt:
             say(f"{head}: stopped; the same command resumes it")
             raise
-        except RunError as error:
+        except (RunError, WeightsError) as error:
             failed.append(task.name)
             say(f"{head}: failed, {error}")
         else:

@@ -308,7 +308,12 @@ def render_seeds(folder: Path) -> str:
 
 def _check_alike(results: Sequence[RunResult]) -> None:
     """A DataError where results that are to be averaged are of several kinds."""
-    first, *others = [(complete(each.recipe), each.split["specification"], {*each.parts}) for each in results]
+    kinds = [
+        # Which file the weights are, which may lie elsewhere since, says their kind.
+        (complete(each.recipe) | {"network.weights": each.weights}, each.split["specification"], {*each.parts})
+        for each in results
+    ]
+    first, *others = kinds
     for result, other in zip(results[1:], others, strict=True):
         if other != first:
             raise DataError(f"{result.path}: differs in its recipe, split or parts from {results[0].path.name}")
@@ -320,10 +325,14 @@ def render_convergence(folder: Path) -> str:
     Writes ``convergence.md`` and ``convergence.svg`` beside the results.
 
     Raises:
-        DataError: there is no result, or those of a network and its weights differ in recipe or split.
+        DataError: there is no result, those of a network and its weights differ in recipe, or the splits differ.
     """
     results, lines = read_run_results(folder), []
     results.sort(key=lambda run: (run.network, KINDS.index(run.weights), run.identity.seed))
+    if len(splits := {run.split["specification"] for run in results}) > 1:
+        raise DataError(
+            f"{folder}: holds results of the splits {', '.join(sorted(splits))}; give each a folder of its own"
+        )
     panels: dict[tuple[str, str], dict[str, list[list[float]]]] = {}
     for (network, weights), group in groupby(results, lambda run: (run.network, run.weights)):
         runs = list(group)

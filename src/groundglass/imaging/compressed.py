@@ -48,12 +48,15 @@ class FrameDecoder:
         watchdog = Timer(self._timeout, child.kill)
         watchdog.start()
         answer = pixels = b""
-        with suppress(BrokenPipeError):
+        try:
             child.stdin.write(f"{len(frame)} {codec} {samples}\n".encode() + frame)
             child.stdin.flush()
             answer = child.stdout.read(8)
             pixels = child.stdout.read(size) if int.from_bytes(answer, "little") == size else b""
-        watchdog.cancel()
+        except BrokenPipeError:
+            pass
+        finally:  # after an interruption too, or the process would wait for the timer
+            watchdog.cancel()
         if len(answer) < 8 or len(pixels) != int.from_bytes(answer, "little"):
             self._stop()
         if len(pixels) != size:

@@ -173,6 +173,8 @@ def _check(dataset: Dataset, name: str, limits: Limits) -> None:
         raise ImageError(name, f"its compression ({one_line(syntax.name, 80)}) {_UNSUPPORTED}")
     rows, columns, samples = (int(_number(dataset, k) or 0) for k in ("Rows", "Columns", "SamplesPerPixel"))
     limits.check_pixels(columns, rows, name)
+    if (stored := _number(dataset, "BitsStored")) and (_number(dataset, "HighBit") or 0) >= stored:
+        raise ImageError(name, "its values do not begin at the lowest bit, which is not supported; convert it")
     dataset.SamplesPerPixel = samples = samples or 1
     photometric = (_text(dataset, "PhotometricInterpretation") or "").upper()
     if samples == 1:  # one sample is grey, whatever it is called, unless a palette gives it a colour

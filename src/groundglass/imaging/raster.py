@@ -145,7 +145,7 @@ def _page(page: Any, origin: Origin, limits: Limits, scale: Scale | None) -> CTS
         grey = np.asarray(grey * (255 // full), np.uint8)
         values = grey if opaque else np.dstack([grey, values[..., 1]])
     elif photometric == _PALETTE and values.ndim == 2:
-        values = (page.colormap >> (8 if page.colormap.max() > 255 else 0)).astype(np.uint8).T[values]
+        values = (page.colormap >> (8 if page.colormap.max() > 255 else 0)).astype(np.uint8).T[values.astype(np.uint16)]
     elif photometric == _RGB and values.dtype in {np.dtype(np.uint8), np.dtype(np.uint16)}:
         values = (values >> 8 * (values.itemsize - 1)).astype(np.uint8)[..., : 3 if opaque else 4]
     else:

@@ -46,6 +46,7 @@ _CLAIMING = """
     .hdr .img .mgh .mgz .par .rec .gipl .mif .mih .brik .isq .vti .ecat .czi .nd2 .lif
     .tar .tgz .tbz .tbz2 .txz .7z .rar .cab .iso .dmg .arj .lzh .ace .z01 .001
 """
+_DOCUMENTS = (".docx", ".xlsx", ".pptx", ".odt", ".ods", ".odp", ".epub", ".jar", ".whl")
 _TEXTS = ".txt .csv .tsv .json .jsonl .log .md .html .xml .yaml .yml .sql .py .pdf"
 # fmt: on
 
@@ -213,6 +214,8 @@ def _format_of(source: Source) -> FileFormat:
     """The format of a file that is neither empty, of another kind, nor an archive within an archive."""
     head = source.head()
     file_format = identify(head)
+    if file_format == "zip" and source.name.lower().endswith(_DOCUMENTS):
+        raise _PassedOverError(source.name, "a document or package, no archive of images")
     if file_format == "zip" and source.member is not None:
         raise ImageError(source.name, "an archive within an archive; unpack it first")
     if file_format not in {None, "gzip"}:

@@ -192,6 +192,7 @@ class ZipSource(Source):
         ratio = f"{packed:,} bytes unpack to {unpacked:,}, more than {limits.ratio:g} times as much"
         for wrong, reason in (
             (leads_out(info.orig_filename), "its name leads out of the archive; rename it"),
+            (len(info.filename) > 4096, "its name is too long; shorten it"),
             (info.compress_type not in _PACKED, "packed by another method than Deflate; unpack it first"),
             (info.flag_bits & 0x1, "encrypted; unpack the archive with its password and read the folder"),
             (stat.S_ISLNK(info.external_attr >> 16), "a link; links in archives are not followed"),
@@ -205,8 +206,8 @@ class ZipSource(Source):
         return self._archive.open(self._info)
 
     def _beside(self, relative: str) -> Source | None:
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(self.member), relative))
-        known = self._archive.NameToInfo.get(path)
+        path, names = posixpath.join(posixpath.dirname(self.member), relative), self._archive.NameToInfo
+        known = names.get(path) or names.get(posixpath.normpath(path))
         return ZipSource(self._archive, self._path, known, DEFAULT_LIMITS) if known else None
 
 
@@ -258,9 +259,9 @@ def split_member(path: str | os.PathLike[str]) -> tuple[Path, str] | None:
     return (Path(names[0]), text[len(names[0]) + 1 :]) if names else None
 
 
-def files_below(folder: Path) -> Iterator[FileSource]:
+def files_below(folder: Path, on_error: OnError = lambda _: None) -> Iterator[FileSource]:
     """Every file below a folder, as ``directories_below`` finds them."""
-    for files in directories_below(folder, lambda _: None):
+    for files in directories_below(folder, on_error):
         yield from files
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import re
 import tempfile
 import zlib
@@ -91,7 +92,7 @@ def header_of(source: Source) -> Source | None:
     name = PurePath(source.member or source.name).name
     match = re.fullmatch(r"([^:]+?)\.(img|z?raw|bin|dat)(\.gz)?", name, re.IGNORECASE)
     header = source.sibling(f"{match[1]}.mhd") if match else None
-    return header if header is not None and name.encode() in header.head() else None
+    return header if header is not None and os.fsencode(name) in header.head() else None
 
 
 def is_gzipped_nifti(head: bytes) -> bool:

@@ -106,7 +106,7 @@ def find_scale(
     if minimum < SURELY_HOUNSFIELD and in_range and not grey:
         return Scale(slope, intercept, offset=0.0)
     if values.dtype == np.int8 and (slope, intercept) == (1, 0):
-        return Scale(slope, intercept, black=-128.0 if minimum < 0 else 0.0, white=127.0)
+        return Scale(slope, intercept, black=-128.0 if minimum < -1 else 0.0, white=127.0)
     if minimum >= 0 and maximum > _FULL_SCALES[1] and not grey:
         for offset in _OFFSETS:
             if _is_chest(sample - offset):

@@ -183,14 +183,14 @@ class Bundle:
         """Open a bundle and verify format version, sizes, hashes and the self-test.
 
         Args:
-            path: folder or zip; ``default`` or None for the bundle that comes with the installation.
+            path: folder or zip; the text ``default`` or None for the bundle that comes with the installation.
             threads: of the engine; 0 for one per core but one.
             providers: of ONNX Runtime, see :class:`Engine`.
 
         Raises:
             BundleError: it is missing, damaged, tampered with, or of another format, or a provider is not there.
         """
-        place = DEFAULT if path is None or str(path) == DEFAULT_NAME else Path(path)
+        place = DEFAULT if path is None or path == DEFAULT_NAME else Path(path)
         if not os.path.exists(place):  # where Path.exists raises, this says no
             raise BundleError(f"{place}: no such bundle; make one with `groundglass export`")
         if not place.is_dir() and not zipfile.is_zipfile(place):

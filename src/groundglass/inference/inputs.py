@@ -27,7 +27,9 @@ def expand(arguments: Sequence[str]) -> list[Path]:
         PredictionError: a path does not exist, or a pattern matches nothing.
     """
     named = dict.fromkeys(path for argument in arguments for path in _named(argument))
-    return [path for path in named if len(named) == 1 or not _is_covered(path, named)]
+    # A manifest may name what lies elsewhere; one that a pattern matches is a file among others.
+    manifests = {Path(argument) for argument in arguments if argument.lower().endswith(".csv")}
+    return [path for path in named if len(named) == 1 or path in manifests or not _is_covered(path, named)]
 
 
 def _is_covered(path: Path, named: Container[Path]) -> bool:

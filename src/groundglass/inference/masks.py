@@ -151,8 +151,9 @@ def _group_of(prediction: Prediction) -> str | None:
 def _are_written(folder: Path, together: Sequence[Prediction]) -> bool:
     """Whether the last file of a volume or picture is there, or DICOM SEGs that refer to every image of a series."""
     first = together[0]
-    if (folder / f"{picture_stem(first.file, first.frame)}{_LUNGS}.png").is_file():
-        return True
+    pictures = [(folder / f"{picture_stem(each.file, each.frame)}{_LUNGS}.png").is_file() for each in together]
+    if any(pictures):
+        return all(pictures)
     if first.frame is not None:
         return (folder / f"{_volume_stem(first.file)}{_LUNGS}.nii.gz").is_file()
     paths = [folder / f"{_series_stem(each.series or '', each.file)}.dcm" for each in together]

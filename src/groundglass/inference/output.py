@@ -65,7 +65,8 @@ class OutputPlan:
             raise PredictionError("--resume needs --output with a folder or a file that ends in .jsonl")
         if self.parquet and (self.path is None or self.file_format not in {None, "parquet"}):
             raise PredictionError("--parquet needs --output with a folder or a file that ends in .parquet")
-        if (self.parquet or self.file_format == "parquet") and find_spec("pyarrow") is None:
+        again = self.resume and self.folder is not None and (self.folder / PARQUET).exists()
+        if (self.parquet or again or self.file_format == "parquet") and find_spec("pyarrow") is None:
             raise PredictionError("Parquet needs pyarrow; install it with `pip install '.[parquet]'` from a clone")
         if self.masks and self.folder is None:
             raise PredictionError("--masks needs --output with a folder")
@@ -85,7 +86,7 @@ class OutputPlan:
             return "is a file; choose a folder, or a .jsonl, .csv or .parquet file"
         if path.exists() and (self.file_format is not None or any(path.iterdir())):
             advice = ", or resume it with --resume" if begun else ""
-            return f"exists and is not empty; choose another name{advice}"
+            return f"exists{'' if self.file_format else ' and is not empty'}; choose another name{advice}"
         return None
 
 

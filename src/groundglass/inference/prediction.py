@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -164,7 +165,7 @@ class Prediction:
 
         try:
             Image.fromarray(self.evidence.picture()).save(path)
-        except (OSError, ValueError) as error:  # ValueError: Pillow knows no such suffix
+        except (OSError, ValueError, KeyError) as error:  # the latter: Pillow writes no such suffix
             raise PredictionError(f"{path}: cannot be written ({error})") from None
 
     def _repr_html_(self) -> str:
@@ -197,11 +198,16 @@ class Prediction:
             kinds = tuple(_KINDS[each] for each in types)
             if not isinstance(values[name], kinds) or isinstance(values[name], bool):
                 raise ValueError(f"{name} cannot be {values[name]!r:.80}")
+        if not all(math.isfinite(each) for each in values.values() if isinstance(each, float)):
+            raise ValueError("a number is not finite")
+        values["status"] = Status(row["status"])
+        if (values["status"] is Status.OK) != (values["probability"] is not None):
+            raise ValueError("what is ok, and nothing else, has a probability")
         values |= {name: tuple(map(str, row[name])) for name in ("prediction_set", "flags")}
         if IDENTIFIERS[0] in row:
             who = (row.get(name) for name in IDENTIFIERS)
             values["patient"] = Patient(*(None if text is None else str(text) for text in who))
-        return cls(**{**values, "status": Status(row["status"])})
+        return cls(**values)
 
 
 class Predictions(list[Prediction]):
@@ -232,9 +238,10 @@ class Predictions(list[Prediction]):
             return None
         stack = np.stack(planes)
         grid, *others = {each.evidence.slice.origin.grid for each in self if each.evidence}
-        if others or grid is None or grid.planes != len(stack):
+        frames = [each.frame or 0 for each in self]
+        if others or grid is None or sorted(frames) != list(range(grid.planes)):
             return stack
-        return grid.voxels(stack.view(np.uint8)).view(np.bool_)
+        return grid.voxels(stack[np.argsort(frames)].view(np.uint8)).view(np.bool_)
 
     def _repr_html_(self) -> str:
         more = f"<p>{len(self) - _SHOWN} more</p>" if len(self) > _SHOWN else ""

@@ -58,13 +58,13 @@ def score_interval(probabilities: Sequence[float]) -> tuple[float, float] | None
     return float(low), float(high)
 
 
-def series_label(score: float | None, opacity: Opacity | None, rule: Conformal | None) -> str | None:
-    """The label of a series; ``uncertain`` for NonCOVID in lungs as opaque as makes a slice uncertain."""
+def _label(score: float | None, opacity: Opacity | None, counts: Counts, rule: Conformal | None) -> str | None:
+    """``uncertain`` where all slices are, and for NonCOVID in lungs as opaque as makes a slice uncertain."""
     if score is None or rule is None:
         return None
     label = rule.label(rule.prediction_set(score))
     much = opacity is not None and opacity.percent > MUCH_OPACITY
-    return UNCERTAIN if label == NON_COVID and much else label
+    return UNCERTAIN if counts.uncertain == counts.ok or (label == NON_COVID and much) else label
 
 
 @dataclass
@@ -266,7 +266,7 @@ def _summary(part: _Part, slices: Sequence[_Numbered], rule: Conformal | None) -
         **part._asdict(),
         counts=counts,
         outside_lungs=sum(each.outside_lungs for _, each in slices),
-        label=series_label(score, opacity, rule),
+        label=_label(score, opacity, counts, rule),
         series_score=score,
         interval=score_interval(probability),
         carriers=tuple(seen[order] for order in carriers),

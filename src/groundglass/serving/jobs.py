@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from email.message import Message
+from email.utils import collapse_rfc2231_value
 from functools import partial
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -45,6 +47,7 @@ _LARGE = 16 * MIB  # a file above it is opened beside few others: it may be held
 _PART_BYTES = 1024  # what a form may add to each file
 # Bytes of a name and of each of its parts, as file systems bound them, how many parts it has, and parameters beside it.
 _LONGEST_NAME, _LONGEST_PART, _DEEPEST, _MOST_PARAMETERS = 2000, 255, 8, 100
+_SLOW = re.compile(rb"=\s*\"?(punycode|idna)'", re.IGNORECASE)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _Packed = TypeVar("_Packed")
 
@@ -79,7 +82,7 @@ def upload_size(request: Request, settings: Settings) -> int:
         Problem: it says more than any may.
     """
     most = min(settings.upload_mib * MIB + _PART_BYTES * settings.files, settings.uploads_mib * MIB)
-    length = request.headers.get("content-length", "")
+    length = request.headers.get("content-length", "").lstrip("0")
     return _within(int(length), most, settings) if length.isdecimal() else most
 
 
@@ -154,7 +157,8 @@ class _Form(MultiPartParser):
 
 def _sent_name(disposition: bytes) -> str:
     """What a part of a form calls its file; else, as it may be a file all the same, what it calls itself."""
-    if disposition.count(b";") > _MOST_PARAMETERS:  # of which the parser takes the square in time
+    # Of which the parser, or the character set, takes the square in time.
+    if disposition.count(b";") > _MOST_PARAMETERS or _SLOW.search(disposition):
         return ""
     header = Message()  # which knows of filename*, and of filename*0
     try:
@@ -164,7 +168,7 @@ def _sent_name(disposition: bytes) -> str:
     for said in (header.get_filename, partial(header.get_param, "name", None, "content-disposition")):
         with suppress(ValueError, TypeError):  # no such character set, or pieces of a name in no order
             if name := said():
-                return str(name)
+                return collapse_rfc2231_value(name)
     return ""
 
 

@@ -30,8 +30,8 @@ RESULTS = "/v2/results"
 Layer = Literal["picture.png", "outline.svg", "lesions.png", "hounsfield.raw"]
 Plane = Literal["coronal", "sagittal"]
 PlaneLayer = Literal["outline.svg", "hounsfield.raw"]
-_FEWEST_PLANES, _UNEVEN, _UNLIKE = 8, 0.1, 0.01
-"""Slices of a volume at least, and most by which gaps (as a share), directions and spacings may differ."""
+_FEWEST_PLANES, _UNEVEN, _UNLIKE, _SHIFTED = 8, 0.1, 0.01, 1.0
+"""Slices of a volume at least, and most by which gaps (as a share), directions and spacings, and places (mm) differ."""
 _MOST_RESULTS = 100  # kept at the same time
 _LINKS = {"self": "", "jsonl": "/predictions.jsonl", "csv": "/predictions.csv", "report": "/report.zip"}
 
@@ -127,7 +127,9 @@ class Volume(NamedTuple):
         order = np.argsort(places[:, 2])[::-1].tolist()
         gaps = -np.diff(places[order, 2])
         gap, unlike = float(np.median(gaps)), np.ptp(places[:, 3:], axis=0).max()
-        if gap <= 0 or np.abs(gaps - gap).max() > _UNEVEN * gap or unlike > _UNLIKE:
+        # Within their own plane, as those of a tilted gantry are.
+        shifted = np.ptp(places[:, :3] @ places[0, 3:9].reshape(2, 3).T, axis=0).max()
+        if shifted > _SHIFTED or gap <= 0 or np.abs(gaps - gap).max() > _UNEVEN * gap or unlike > _UNLIKE:
             return None
         return cls(tuple(numbers[at] for at in order), tuple(kept[at] for at in order), round(gap, 4))
 

@@ -113,7 +113,7 @@ class _TimedProtocol(HttpToolsProtocol):
     timeout = 20.0  # seconds for a request's headers to arrive, and for an answer to be taken
     _headers: asyncio.TimerHandle
     _answer: asyncio.TimerHandle
-    _head: float = 0  # bytes since a request began whose headers are not complete
+    _head: int = 0  # bytes since a request began, or since the last of its content
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -142,8 +142,12 @@ class _TimedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._headers.cancel()
-        self._head = -math.inf
+        self._head = 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._head = 0  # what follows may be trailers
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._head = 0

@@ -26,7 +26,7 @@ from groundglass.data.load import load_dataset, load_pool
 from groundglass.data.manifest import Record
 from groundglass.data.splits import make_split
 from groundglass.errors import DataError, RecipeError
-from groundglass.files import name_some, printable
+from groundglass.files import printable
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import open_segmenter
 from groundglass.models.layers import Network
@@ -41,8 +41,8 @@ BACKBONE = "backbone.safetensors"
 Views = tuple[Tensor, Tensor, Tensor]
 """First and second view, float32 (B, 1, H, W) in channels-last memory, and the slices' numbers, int64 (B,)."""
 
-FindCopies = Callable[[Sequence[Record], Sequence[Record]], Sequence[tuple[Record, Record]]]
-"""Pairs of a record of the first and one of the second sequence that show the same slice."""
+Refuse = Callable[[Sequence[Record], Sequence[Record]], None]
+"""Raises an error where one of the second records shows the same slice as one of the first, which are held out."""
 
 
 class Encoder(nn.Module):
@@ -160,7 +160,7 @@ class TwoViews(Dataset[Views]):
         return first, second, torch.tensor([key.index for key in keys])
 
 
-def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
+def pretrain(job: Job[PretrainRecipe], refuse_copies: Refuse) -> None:
     """Pretrain, and leave the weights of the network and of its backbone in the run's folder.
 
     Raises:
@@ -174,8 +174,12 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
         return
     torch.manual_seed(job.seed)
     network = build(recipe.network.name, recipe.network.weights, options=recipe.network.options)
+    if not isinstance(network, Network):
+        raise RecipeError(
+            f"network {recipe.network.name}: has no backbone to pretrain; `groundglass models` lists those that have"
+        )
     job.prepare(network)
-    records = unlabelled_slices(job, find_copies)
+    records = unlabelled_slices(job, refuse_copies)
     preprocessing = recipe.preprocessing
     lungs = open_segmenter(job.lungs)
     cropped = load_cropped(records, preprocessing, CONTEXT, job.cache, lungs, job.progress)
@@ -206,7 +210,7 @@ def pretrain(job: Job[PretrainRecipe], find_copies: FindCopies) -> None:
     job.finish(history, network.state_dict())
 
 
-def unlabelled_slices(job: Job[PretrainRecipe], find_copies: FindCopies) -> list[Record]:
+def unlabelled_slices(job: Job[PretrainRecipe], refuse_copies: Refuse) -> list[Record]:
     """The training part of the data set and the unlabelled slices; no slice that is held out for evaluation.
 
     Raises:
@@ -220,13 +224,8 @@ def unlabelled_slices(job: Job[PretrainRecipe], find_copies: FindCopies) -> list
         for name, indices in make_split(manifest, job.split, seed=job.seed).parts.items():
             (records if name == "train" else held_out).extend(manifest.records[index] for index in indices)
     unlabelled = [record for path in job.images for record in load_dataset(path, job.map_label).records]
-    if held_out and unlabelled and (copies := find_copies(held_out, unlabelled)):
-        name, *others = dict.fromkeys(str(copy.path) for _, copy in copies)
-        more = f" and {len(others)} more such copies ({name_some(others)})" if others else ""
-        raise DataError(
-            f"{name}: shows the same slice as {copies[0][0].path}, which is held out for evaluation; "
-            f"remove it{more} from --images"
-        )
+    if held_out and unlabelled:
+        refuse_copies(held_out, unlabelled)
     if not (records := records + unlabelled):
         raise DataError("nothing to pretrain on: name a data set with --data, or slices with --images")
     return records

@@ -22,7 +22,7 @@ from groundglass.data.load import load_pool
 from groundglass.data.manifest import Record, read_mask, read_record
 from groundglass.data.out_of_distribution import parts_without_lungs
 from groundglass.data.splits import held_out
-from groundglass.errors import DataError
+from groundglass.errors import DataError, RunError
 from groundglass.files import write_bytes
 from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic, smooth_noise
 from groundglass.imaging.lungs import SIDE, squared
@@ -158,6 +158,8 @@ def export_lungs(run: Path, output: Path) -> None:
         RunError: the run is unfinished or damaged.
     """
     info, network = read_info(run), LungNet()
+    if not info.get("finished"):
+        raise RunError(f"{run}: the training has not finished; resume it with --resume, then export")
     load_weights(network, run)
     dice = read_history(run)[-1].get("val_dice")
     notes = {name: info[name] for name in _NOTED} | {"held_out_dice": dice and round(dice, 4)}
@@ -187,7 +189,7 @@ def _phantoms(seed: int) -> Iterator[LungSlice]:
 
 
 def _chances(slices: Sequence[LungSlice], recipe: LungsRecipe) -> NDArray[np.float64]:
-    """How likely each slice is drawn; those at the ends of the lungs, which are few, more often."""
+    """How likely each slice is drawn; those of which little is marked, such as the ends of the lungs, more often."""
     sources = [each.source for each in slices]
     shares = shares_of(Counter(sources), {_PHANTOM: recipe.phantoms, _NOTHING: recipe.empty})
     weight = np.array([_APEX_WEIGHT if 0 < each.lungs.mean() < _APEX else 1.0 for each in slices])

@@ -107,14 +107,14 @@ def train_job(job: Job[Recipe]) -> Run:
         DataError: the data, the split or the lesion-free slices do not fit.
         RunError: the folder holds another run, or one to be resumed with ``resume``; what the job needs is not there.
     """
-    asked, job = job.recipe, _without_synthesis(job)
+    asked, job = job.recipe, without_synthesis(job)
     recipe = job.recipe
     if job.is_finished:
         return Run.open(job.output)
     torch.manual_seed(job.seed)
     network = build_network(recipe)
     job.prepare(network)
-    train, val, free, _ = _records(job)
+    train, val, free, _ = slices_of(job)
     lungs = open_segmenter(job.lungs)
     module, training, validation, facts = _prepared(job, network, lungs, train, val, free)
     if job.rank == 0:
@@ -140,11 +140,11 @@ def plan(job: Job[Recipe]) -> tuple[Recipe, Counter[tuple[str, str, str]], int]:
 
     Gives the recipe as it would be trained, slices by part, source and label, and batches of an epoch.
     """
-    job = _without_synthesis(job)
+    job = without_synthesis(job)
     recipe = job.recipe
     _augmenter(recipe)
     job.prepare(build_network(recipe))
-    train, val, free, test = _records(job)
+    train, val, free, test = slices_of(job)
     draws = (recipe.sampling.draws or len(train)) + (recipe.synthesis.slices_per_epoch if free else 0)
     counts = Counter(
         (name, record.hospital, str(record.label.value if record.label else "none"))
@@ -165,7 +165,7 @@ def _warn_of_normalisation(recipe: Recipe) -> None:
         )
 
 
-def _without_synthesis(job: Job[Recipe]) -> Job[Recipe]:
+def without_synthesis(job: Job[Recipe]) -> Job[Recipe]:
     """The job, without lesion synthesis where it has no lesion-free slices."""
     recipe = job.recipe
     if not recipe.synthesis.slices_per_epoch or job.lesion_free is not None:
@@ -174,8 +174,11 @@ def _without_synthesis(job: Job[Recipe]) -> Job[Recipe]:
     return replace(job, recipe=recipe.model_copy(update={"synthesis": off}))
 
 
-def _records(job: Job[Recipe]) -> tuple[list[Record], ...]:
-    """The slices that train, that validate, that lesions are painted into, and that test."""
+def slices_of(job: Job[Recipe]) -> tuple[list[Record], ...]:
+    """The slices that train, that validate, that lesions are painted into, and that test.
+
+    A DataError where the data or the split do not fit.
+    """
     manifest = load_pool(job.data, job.map_label).without(job.recipe.sampling.leave_out)
     if not len(manifest):
         raise DataError(f"{manifest}: sampling.leave_out leaves no slice of it")

@@ -259,7 +259,8 @@ class Job(Generic[AnyRecipe_co]):
         """Whether its folder holds the finished run of the same job, to be resumed: a RunError where of another."""
         if not (self.resume and (self.output / INFO).exists() and read_info(self.output).get("finished")):
             return False
-        self.check_same(data=[printable(path.resolve().name) for path in self.data])
+        named = {"data": self.data, **({"images": self.images} if self.images else {})}
+        self.check_same(**{key: [printable(path.resolve().name) for path in paths] for key, paths in named.items()})
         return True
 
     @property

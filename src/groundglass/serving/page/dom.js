@@ -68,6 +68,8 @@ export function listenToKeys(lines, box, letters) {
     const { key, target } = event;
     if (event.ctrlKey || event.metaKey || document.querySelector("dialog[open]") || target.matches?.(TYPING)) return;
     if (key === " " && target.matches?.(PRESSING)) return;
+    // Where there is no slice, and in a column that scrolls, these scroll.
+    if (/^( |Arrow(Up|Down)|Page(Up|Down)|Home|End)$/.test(key) && (byId("workspace").hidden || target.matches?.("aside"))) return;
     if (target.type === "radio" && key.startsWith("Arrow")) return;
     if (key.length === 1 && (event.altKey || !letters())) return;
     const pressed = key.startsWith("Arrow") ? `${event.altKey ? "Alt+" : ""}${event.shiftKey ? "Shift+" : ""}${key}` : key.length === 1 ? key.toLowerCase() : key;

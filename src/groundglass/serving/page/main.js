@@ -119,8 +119,9 @@ class Page {
     const upload = this.#upload;
     const document = await this.#api.json(address);
     if (this.#upload !== upload) return;
+    const other = this.#result?.kept.id !== document.kept.id;
     this.#result = new Result(document);
-    this.#turn(true);
+    if (other) this.#turn(true); // once: whoever wants to open other files meanwhile may
     const { predictions } = this.#result;
     const current = predictions[number ?? this.#current?.number] ?? this.#result.stacks[0]?.slices[0];
     if (!current) return;
@@ -148,6 +149,7 @@ class Page {
 
   #moved(slice) {
     if (this.#current?.stack !== slice.stack) describeSeries(slice.stack, this.#result.meaning, (each) => this.choose(each));
+    if (this.#current && this.#current !== slice) this.#touched = true;
     this.#current = slice;
     this.cards.mark(slice);
     describeSlice(slice);
@@ -262,7 +264,9 @@ class Page {
 
   async #forget() {
     this.#upload?.abort();
-    await this.#api.request(this.#result.address, { method: "DELETE" });
+    await this.#api.request(this.#result.address, { method: "DELETE" }).catch((error) => {
+      if (error.kind !== "no-such-result") throw error;
+    });
     this.#empty();
     history.replaceState(null, "", "#");
   }

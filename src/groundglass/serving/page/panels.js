@@ -82,6 +82,12 @@ export class Cards {
       const picture = event.target.closest("[role=option]");
       if (picture) choose(this.#loose()[Number(picture.dataset.place)]);
     });
+    this.pictures.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      event.stopPropagation();
+      event.target.closest("[role=option]")?.click();
+    });
   }
 
   /** Shows the stacks of the result at an address. */
@@ -90,10 +96,15 @@ export class Cards {
     this.thumbnails.keep(address);
     const series = stacks.filter((stack) => stack.series);
     byId("left-title").hidden = !series.length;
+    // While a result grows the keyboard stays where it is.
+    const card = [...this.list.children].findIndex((item) => item.contains(document.activeElement));
+    const picture = [...this.pictures.children].indexOf(document.activeElement);
     this.list.replaceChildren(...series.map((stack) => element("li", {}, this.#card(stack))));
+    this.list.children[card]?.firstChild.focus({ preventScroll: true });
     const loose = this.#loose();
     byId("pictures-title").hidden = this.pictures.hidden = !loose.length;
     this.pictures.replaceChildren(...loose.map((slice) => this.#picture(slice)));
+    this.pictures.children[picture]?.focus({ preventScroll: true });
     if (this.#current) this.mark(this.#current);
   }
 

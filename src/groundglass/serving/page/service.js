@@ -88,21 +88,10 @@ export class Api {
     throw problemOf(answer.status, await answer.text().catch(() => ""), answer.headers.get("Retry-After"));
   }
 
-  async json(path, options) {
-    return (await this.request(path, options)).json();
-  }
-
-  async text(path, options) {
-    return (await this.request(path, options)).text();
-  }
-
-  async blob(path, options) {
-    return (await this.request(path, options)).blob();
-  }
-
-  async bytes(path, options) {
-    return (await this.request(path, options)).arrayBuffer();
-  }
+  json = async (path, options) => (await this.request(path, options)).json();
+  text = async (path, options) => (await this.request(path, options)).text();
+  blob = async (path, options) => (await this.request(path, options)).blob();
+  bytes = async (path, options) => (await this.request(path, options)).arrayBuffer();
 
   /** Fetches one kind of export of a result and hands it to the browser as a file. */
   async save(links, kind) {

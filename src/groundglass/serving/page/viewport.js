@@ -291,13 +291,14 @@ class Pointers {
     if (event.button === 1) event.preventDefault();
     view.canvas.setPointerCapture(event.pointerId);
     this.#down.set(event.pointerId, this.#place(event));
-    if (this.#down.size > 1 || !view.raster) {
+    const mode = this.#modeOf(event);
+    if (this.#down.size > 1 || (!view.raster && mode !== "scroll")) {
       this.#mode = "pinch";
       return;
     }
     this.#start = this.#place(event);
     this.#left = 0;
-    this.#mode = this.#modeOf(event);
+    this.#mode = mode;
     if (this.#mode === "ruler" || this.#mode === "roi") this.#hold();
     if (this.#mode === "cross") view.to.crossed(...view.onSlice(this.#start));
   }
@@ -314,8 +315,9 @@ class Pointers {
   #hold() {
     const { measures, raster, display } = this.view;
     const place = this.view.onSlice(this.#start);
-    this.#held = measures.grip(raster.key, this.#start, (each) => this.view.onPage(each))
+    const held = measures.grip(raster.key, this.#start, (each) => this.view.onPage(each))
       ?? { measure: measures.add(raster.key, display.tool, place, place), end: "to" };
+    this.#held = { key: raster.key, ...held };
   }
 
   #move(event) {
@@ -336,7 +338,8 @@ class Pointers {
       cross: () => view.to.crossed(...view.onSlice(now)),
       pinch: () => this.#pinch(event.pointerId, before, now),
     };
-    if (this.#held) this.#held.measure[this.#held.end] = view.onSlice(now);
+    // The wheel and the cine may bring another slice meanwhile.
+    if (this.#held && view.raster?.key === this.#held.key) this.#held.measure[this.#held.end] = view.onSlice(now);
     modes[this.#mode]?.();
     view.draw();
   }
@@ -344,12 +347,13 @@ class Pointers {
   #release(event) {
     if (!this.#down.delete(event.pointerId)) return;
     const { view } = this;
-    if (this.#held) {
-      const { measure } = this.#held;
+    const held = this.#held;
+    this.#held = null;
+    if (held && view.raster?.key === held.key) {
+      const { measure } = held;
       const [a, b] = [view.onPage(measure.from), view.onPage(measure.to)];
-      if (Math.hypot(a[0] - b[0], a[1] - b[1]) < STILL) view.measures.remove(view.raster.key, measure);
+      if (Math.hypot(a[0] - b[0], a[1] - b[1]) < STILL) view.measures.remove(held.key, measure);
       else view.to.measured(measure);
-      this.#held = null;
       view.draw();
     }
     if (!this.#down.size) this.#mode = "";
