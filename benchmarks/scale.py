@@ -210,9 +210,9 @@ def _text(
     hours, storage = costs["core_hours"], costs["mb_per_core_second"]
     return (
         f"Measured by `benchmarks/scale.py` on {CORES} cores, {measured['many']:,} slices of "
-        f"{measured['data']}, {len(ratios)} rounds: two workers judge {two:.0f} slices per second, "
+        f"{measured['data']}, {len(ratios)} rounds: two workers classify {two:.0f} slices per second, "
         f"{statistics.median(ratios):.2f} times as many as one ({min(ratios):.2f} to {max(ratios):.2f}); one "
-        f"process without Ray, which reads and judges in two threads, {one:.0f}. Ray's start takes "
+        f"process without Ray, which reads and classifies in two threads, {one:.0f}. Ray's start takes "
         f"{start:.0f} s more, whatever the number of slices.\n\n"
         f"Carried forward to {ARCHIVE // 1_000_000} million slices, nothing but the workers being slow:\n\n"
         "| what | costs |\n|---|---|\n"

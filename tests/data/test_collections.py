@@ -119,7 +119,7 @@ def test_zenodo_3757476(tmp_path: Path, bring: Bring) -> None:
         nifti(tmp_path / "Lung_Mask" / mask_name, mask(depth, lungs, 2), shift)
         nifti(tmp_path / "Infection_Mask" / mask_name, mask(depth, lesions))
     records = bring("zenodo-3757476", left_out="Lung_Mask/coronacases_002.nii.gz: does not lie where")
-    assert taken(records) == {"001": [*range(6, 45, 2)], "14_85914_0": [2]}
+    assert taken(records) == {"001": [*range(6, 45, 2)], "radiopaedia-14": [2]}
     assert {record.label for record in records} == {COVID}
     lesions = [read_mask(record.lesion_mask, blank(10, 12)).any() for record in records if record.lesion_mask]
     assert lesions == [False, False, True, *[False] * 17, True]
@@ -212,7 +212,7 @@ def test_cc_ccii(tmp_path: Path, bring: Bring) -> None:
 
 def test_covidx_ct(tmp_path: Path, bring: Bring) -> None:
     train = [f"NCP_96_1328_{index:04d}.png" for index in range(30)]
-    test = ["Normal_3_4_0001.png", "CP_8_9_0001.png", "COVIDCTMD-P001-IM0001.png"]
+    test = ["Normal_3_4_0001.png", "CP_8_9_0001.png", "radiopaedia-10-85902-1-0004.png"]
     for name in (*train, *test):
         save_image(tmp_path / "2A_images" / name)
     (tmp_path / "train_COVIDx_CT-2A.txt").write_text("".join(f"{name} 2 0 0 7 7\n" for name in train))
@@ -223,7 +223,7 @@ def test_covidx_ct(tmp_path: Path, bring: Bring) -> None:
     ours, others = ([each for each in records if each.split == part] for part in ("train", "test"))
     assert (len(ours), about(ours)) == (15, {("NCP_96", COVID, "COVID-19")})
     pneumonia, normal = ("CP_8", OTHER, "pneumonia"), ("Normal_3", OTHER, "normal")
-    assert about(others) == {("COVIDCTMD-P001", COVID, "COVID-19"), pneumonia, normal}
+    assert about(others) == {("radiopaedia-10", COVID, "COVID-19"), pneumonia, normal}
     for line in (b"CP_8_9_0001.png 3 0 0 7 7", b"caf\xe9.png 2 0 0 7 7", b"CP_8_9_0001.png"):
         (tmp_path / "val_COVIDx_CT-2A.txt").write_bytes(line)
         with pytest.raises(DataError, match=r"val_COVIDx_CT-2A.txt: .*0 to 2"):

@@ -233,11 +233,11 @@ def test_a_damaged_header_costs_no_masks(tmp_path: Path, series: Path, write: Wr
     for thickness, header in (
         (None, {"PatientBirthDate": "00000000", "StudyTime": "256199"}),
         ("1e400", {"PatientName": "a=b=c=d=e^^^^^^^^"}),
-        ("-3", {"PatientID": "é"}),
+        ("-3", {"PatientID": "é", "LossyImageCompression": "01", "LossyImageCompressionRatio": "9"}),
     ):
         change(series, SliceThickness=thickness, **header)
         seg = pydicom.dcmread(write(predictions_of(series), tmp_path / str(thickness))[".dcm"])
-        assert not seg.PatientBirthDate
+        assert (not seg.PatientBirthDate, seg.LossyImageCompression) == (True, "01" if thickness == "-3" else "00")
         assert seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness > 0
     seg = pydicom.dcmread(write(predictions_of(series)[:1], tmp_path / "one")[".dcm"])
     assert "SpacingBetweenSlices" not in seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]

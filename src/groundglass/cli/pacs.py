@@ -31,7 +31,7 @@ def pacs(
     threads: EngineThreads = 0,
     device: Device = "cpu",
 ) -> None:
-    """Classify the CT series of a DICOM archive and store report and heat maps beside them. Research use only.
+    """Classify CT series of a DICOM archive; store report, outlined slices and masks beside them. Research use only.
 
     Series with a report of this bundle are skipped. Credentials come from the environment or from ~/.netrc.
 

@@ -208,11 +208,16 @@ def _mosmeddata(tree: _Tree) -> _Scans:
 
 
 def _zenodo_3757476(tree: _Tree) -> _Scans:
-    """Copies name a case's files differently; its last number, such as ``14_85914_0``, is what they share."""
+    """Copies name a volume's files differently; its last number, such as ``14_85914_0``, is what they share.
+
+    That is case, study and series of Radiopaedia; the case is the patient.
+    """
     number = rf"/[^/]*?(\d+(?:_\d+)*)\D*{_NII}"
     lungs, lesions = (tree.by_name(f"{kind}_Mask{number}") for kind in ("Lung", "Infection"))
     for path, match in tree.matching(f"COVID-19-CT-Seg_20cases{number}"):
-        yield _volume(tree, tree.record(path, Label.COVID, match[1]), lungs.get(match[1]), lesions.get(match[1]))
+        case, several, _ = match[1].partition("_")
+        record = tree.record(path, Label.COVID, f"radiopaedia-{case}" if several else case)
+        yield _volume(tree, record, lungs.get(match[1]), lesions.get(match[1]))
 
 
 def _luna16(tree: _Tree) -> _Scans:
@@ -292,6 +297,12 @@ def _cc_ccii(tree: _Tree) -> _Scans:
         yield [tree.record(path, *about) for path in _thinned(chosen)]
 
 
+# What names the patient in the name of a scan: of CNCB, MedSeg's list, TCIA, Radiopaedia and LIDC-IDRI.
+_PERSON = re.compile(
+    r"(?:NCP|CP|Normal)_\d+|.*?patient\d+|volume-covid19-A-\d+|radiopaedia[-_]\d+|LIDC-IDRI-\d+", re.IGNORECASE
+)
+
+
 def _covidx_ct(tree: _Tree) -> _Scans:
     images = tree.by_name(r"\d[AB]_images/([^/]+\.png)$")
     classes, seen = {"0": "normal", "1": "pneumonia", "2": "COVID-19"}, set[str]()
@@ -308,7 +319,7 @@ def _covidx_ct(tree: _Tree) -> _Scans:
         # A file is called after its scan and, last, its slice: NCP_96_1328_0032.png, COVIDCTMD-P001-IM0001.png
         for (scan, kind), group in groupby(rows, lambda row: (re.sub(r"[-_][^-_]*$", "", row[0]), row[1])):
             label = Label.COVID if kind == "2" else Label.NON_COVID
-            person = re.match(r"(?:NCP|CP|Normal)_\d+|.*?patient\d+", scan)
+            person = _PERSON.match(scan)
             about = label, person[0] if person else scan, classes[kind], part[1].lower()
             yield [tree.record(images[row[0]], *about) for row in _thinned(list(group))]
 

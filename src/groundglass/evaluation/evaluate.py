@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,7 +43,7 @@ _RUN = ("recipe", "network", "seed", "split", "training_seconds", "versions")
 # Percentile of the held-out slices' distances from which a slice counts as far from the training data.
 _FAR = 95.0
 # Slices predicted in one call, which bounds memory on large data sets.
-_BATCH = 256
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -175,21 +174,12 @@ def _predict(
 ) -> tuple[NetworkOutputs, list[str]]:
     """By batches, without maps and cropped slices, which need not fit into memory all at once; and the file formats."""
     formats, batches, count = list[str](), list[NetworkOutputs](), len(part.records)
-    read = list[CTSlice]()
-
-    def slices() -> Iterator[CTSlice]:
-        for number, record in enumerate(part.records, 1):
-            ct_slice = read_record(record)
-            formats.append(f"{ct_slice.origin.file_format} {ct_slice.origin.mode} {record.suffix}")
-            read.append(replace(ct_slice, hounsfield=None))
-            yield ct_slice
-            if progress is not None:
-                progress(number, count)
-
-    reading = slices()
     for start in range(0, count, _BATCH):
-        outputs = run.predict(islice(reading, _BATCH))
         records = part.records[start : start + _BATCH]
+        read = [read_record(record) for record in records]
+        kinds = ((each.origin.file_format, each.origin.mode) for each in read)
+        formats += [f"{kind} {mode} {record.suffix}" for (kind, mode), record in zip(kinds, records, strict=True)]
+        outputs = run.predict(read)
         for index, (record, cut, ct_slice) in enumerate(zip(records, outputs.cuts, read, strict=True)):
             paths = record.lung_mask, record.lesion_mask
             if any(paths):
@@ -197,9 +187,8 @@ def _predict(
                 seen = None if outputs.lesion_map is None else outputs.lesion_map[index]
                 found = () if seen is None else (lesion_mask(seen, cut), in_slice(seen, cut))
                 masks.add(record.patient_id, true, cut.lungs, *found)
-        read.clear()
-        if start + _BATCH >= count:
-            next(reading, None)  # tells of the last slice
+            if progress is not None:
+                progress(start + index + 1, count)
         batches.append(replace(outputs, lesion_map=None, cuts=()))
     logit = np.concatenate([each.logit for each in batches])
     probability = np.concatenate([each.probability for each in batches])

@@ -45,7 +45,11 @@ _TEXTS = (
     *("PatientIdentityRemoved", "DeidentificationMethod", "StudyID", "StudyDescription", "AccessionNumber"),
     *("ReferringPhysicianName", "PatientBirthDate", "StudyDate", "StudyTime"),
 )
+_LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _FORMS = {
+    "LossyImageCompression": "0[01]",
+    "LossyImageCompressionRatio": r"[\d.\\]*",
+    "LossyImageCompressionMethod": r"[A-Z0-9_ \\]*",
     "PatientSex": "[MFO]",
     "PatientAge": r"\d{3}[DWMY]",
     "PatientBirthDate": r"\d{8}",
@@ -58,7 +62,7 @@ _REQUIRED = {
     *("PatientName", "PatientID", "PatientSex", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
     *("PatientBirthDate", "StudyDate", "StudyTime"),
 }
-OF_SOURCE = (*_TEXTS, "SpecificCharacterSet", *_UIDS)
+OF_SOURCE = (*_TEXTS, *_LOSSY, "SpecificCharacterSet", *_UIDS)
 """The elements of an image's header that are read for objects made from it."""
 
 
@@ -168,6 +172,10 @@ def segmentation(headers: Sequence[Dataset], slices: Sequence[PackedMasks], bund
         content_description=RESEARCH_USE,
         **equipment(bundle),
     )
+    lossy = next((header for header in headers if _text(header, _LOSSY[0]) == "01"), Dataset())
+    for keyword in _LOSSY:  # what was lossy once stays so
+        if value := _text(lossy, keyword):
+            setattr(seg, keyword, value)
     for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):  # highdicom draws one
         item.DimensionOrganizationUID = derived_uid(*made, "dimensions")
     if len(slices) == 1:  # of which highdicom says that the next is 1 mm away
