@@ -58,14 +58,12 @@ def quality() -> str:
 
 def _coverage() -> str:
     held = []
-    if not (RESULTS / "hospitals" / "unseen-moscow.json").exists():
-        return ""
     for name in LEFT_OUT:
         covid, other = _hospital(f"unseen-{name}")["applicability"]["prediction_sets"]["coverage"].values()
-        held.append(f"{name.title()} {covid['value']:.0%} and {other['value']:.0%}")
+        held.append(f"{name.title()} {covid['value']:.0%}, {other['value']:.0%}")
     return (
-        "Prediction sets are made to hold the true label of 90 % of the slices; those of a training without these three "
-        f"hospitals hold it for so many COVID and NonCOVID slices: {', '.join(held)}."
+        "Prediction sets made to hold the true label in 90 % hold it, with these three hospitals left out, of COVID and "
+        f"NonCOVID slices in: {'; '.join(held)}."
     )
 
 
