@@ -37,8 +37,6 @@ def pacs(
 
     Exit status: 0 every series has its report, 2 usage, server or bundle error, 3 some were postponed.
     """
-    if interval != interval or retry != retry:  # noqa: PLR0124 - NaN, which no range refuses
-        raise PacsError("--interval and --retry take numbers of seconds")
     if study is not None and (watch or since is not None):
         raise PacsError("--study goes with neither --watch nor --since")
     if since is not None and re.fullmatch(r"\d{8}", since) is None:

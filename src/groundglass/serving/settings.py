@@ -48,8 +48,6 @@ class Settings:
     token: str | None = field(init=False, repr=False)  # of every request but those for the page and health
 
     def __post_init__(self) -> None:
-        if any(each != each for each in (self.seconds, self.idle_seconds, self.keep_seconds, self.drain_seconds)):  # noqa: PLR0124
-            raise ServiceError("NaN is no number of seconds")  # and no range refuses it
         given = os.environ.get(_TOKEN_VARIABLE) or None
         if self.token_file is not None:
             given = self.token_file.read_text(errors="replace")
