@@ -22,8 +22,8 @@ DOCS = Path(__file__).parent.parent / "docs"
 EACH = 5
 SOURCES = {
     "masks20": "COVID-19 (Ma et al., Zenodo 3757476, CC BY 4.0)",
-    "iraq": "cancer, benign nodules or normal (IQ-OTH/NCCD, CC BY 4.0)",
-    "tcga": "lung cancer and other parts of the body (TCGA-LUAD, TCIA, CC BY 3.0)",
+    "iraq": "cancer, benign nodules or normal (Alyasriy and Al-Huseiny, IQ-OTH/NCCD, CC BY 4.0)",
+    "tcga": "lung cancer and other parts of the body (Albertina et al., TCGA-LUAD, TCIA, CC BY 3.0)",
 }
 INTRODUCTION = """# Gallery
 

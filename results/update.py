@@ -62,8 +62,8 @@ def _coverage() -> str:
         covid, other = _hospital(f"unseen-{name}")["applicability"]["prediction_sets"]["coverage"].values()
         held.append(f"{name.title()} {covid['value']:.0%}, {other['value']:.0%}")
     return (
-        "Prediction sets for 90 % hold the true label of COVID and NonCOVID slices at these three, left out of one "
-        f"training: {'; '.join(held)}."
+        "With all three hospitals left out, prediction sets for 90 % hold the true label of COVID and NonCOVID slices: "
+        f"{'; '.join(held)}."
     )
 
 

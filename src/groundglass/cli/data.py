@@ -178,7 +178,7 @@ def slices(
 
     failed: list[ImageError] = []
     cut = (cut_slices(volume, output, every, failed.append) for volume in volumes)
-    _written(output, sum(1 for pictures in cut for _ in pictures), "slices", failed)
+    _written(output, len({picture for pictures in cut for picture in pictures}), "slices", failed)
 
 
 @app.command()

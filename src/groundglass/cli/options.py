@@ -21,12 +21,18 @@ Data = Annotated[
 MapLabel = Annotated[
     list[str] | None, Option(metavar="NAME=LABEL", help="Read labels of other names: positive=COVID,CAP=NonCOVID.")
 ]
-Lungs = Annotated[Path | None, Option(help="Model of the lung fields, .onnx; default: the installed one.")]
-Split = Annotated[str, Option(help="official, random, patients:FOLD/FOLDS[:SEED] or leave-source-out:NAME.")]
+Lungs = Annotated[
+    Path | None, Option(help="Model of the lung fields, .onnx; default: the run's, else the installed one.")
+]
+Split = Annotated[
+    str, Option(help="official, random[:FOLD/FOLDS], patients:FOLD/FOLDS[:SEED] or leave-source-out:NAME[+NAME].")
+]
 GREATEST_SEED = 2**32 - 1  # that scikit-learn takes
 Seed = Annotated[int, Option(min=0, max=GREATEST_SEED, help="Of everything random.")]
 RecipeName = Annotated[str, Option(help="Name of a recipe, or a YAML file.")]
-LesionFree = Annotated[Path | None, Option(help="Folder of lesion-free slices for lesion synthesis.")]
+LesionFree = Annotated[
+    Path | None, Option(help="Folder of lesion-free slices: to paint into; at export for the input check.")
+]
 Resume = Annotated[bool, Option("--resume", help="Continue where an earlier run stopped.")]
 Threads = Annotated[int, Option(min=0, help="CPU threads; 0: one per core.")]
 Cache = Annotated[Path | None, Option(help="Folder for preprocessed slices.")]

@@ -4,6 +4,7 @@ import shlex
 import sys
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -88,7 +89,7 @@ def predict(
     Exit status: 0 every lung slice classified, 2 usage or bundle error, 3 some refused or failed, 4 none classified.
     """
     from groundglass.cli.screen import Screen, shorten_middle
-    from groundglass.inference.inputs import count_files, expand
+    from groundglass.inference.inputs import count_files, expand, named_by
     from groundglass.inference.output import REPORT, OutputPlan, open_output
 
     ray = engine.engine == "ray"
@@ -102,6 +103,8 @@ def predict(
         if wrong:
             raise PredictionError(words)
     inputs = expand(paths)
+    for _ in chain.from_iterable(map(named_by, inputs)):  # a damaged manifest ends it before anything is read
+        pass
     command = shorten_middle(shlex.join(["groundglass", *sys.argv[1:]]), _LONGEST_COMMAND)
     plan = OutputPlan(output, resume, as_parquet, masks, keep_identifiers, command)
     plan.check()

@@ -56,8 +56,7 @@ def train(
     """Train a network; killed at any moment, it continues with --resume as if nothing had happened."""
     from groundglass.data.load import load_pool
     from groundglass.training.recipe import load_lungs_recipe, load_recipe
-    from groundglass.training.run import build_network
-    from groundglass.training.train import slices_of, train_job, without_synthesis
+    from groundglass.training.train import plan, slices_of, train_job, without_synthesis
     from groundglass.training.trainer import Job
 
     changed = shared.overrides or ()
@@ -76,7 +75,7 @@ def train(
     else:
         checked = without_synthesis(job)  # as its folder says
         if (audit or later) and job.rank == 0 and not checked.is_finished:
-            checked.prepare(build_network(checked.recipe))
+            plan(checked)
             if later:
                 *learnt, _ = slices_of(checked)
                 _refuse_copies(later, [*chain(*learnt)], job.threads)

@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -53,7 +53,7 @@ _LOCAL = {"address": "local", "num_gpus": 0, "include_dashboard": False, "object
 # Paths of files that a worker classifies in one go, and predictions of those that cannot be read.
 Unit = tuple[str | Scaled | Prediction, ...]
 # The bundle's path and id, whether to keep identifiers, ONNX Runtime's providers, and the version of groundglass.
-_Job = tuple[str, str, bool, tuple[str, ...], str]
+_Job = tuple[str, str, bool, tuple[str, ...], str, str]
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ def _predictions(classifier: RayClassifier, units: Iterator[Unit], ahead: int) -
     Where a unit took its workers down, it is predicted file by file: the one that does so is named.
     """
     ray, bundle, lost = _import_ray(), classifier.bundle, 0
-    job = (str(bundle.path.absolute()), bundle.id, classifier.keep_identifiers, bundle.providers, __version__)
+    own = (classifier.keep_identifiers, bundle.providers, __version__, os.getcwd())
+    job = (str(bundle.path.absolute()), bundle.id, *own)
     # A process that classifies one unit at a time, and is kept for the next.
     task = ray.remote(num_cpus=1)(_classify)
 
@@ -183,7 +184,9 @@ def _classify(job: _Job, unit: Unit) -> list[Prediction] | str:
 def _load(job: _Job) -> Classifier:
     import cv2  # noqa: PLC0415 - not needed where work is only sent from
 
-    bundle_path, bundle_id, keep_identifiers, providers, version = job
+    bundle_path, bundle_id, keep_identifiers, providers, version, folder = job
+    with suppress(OSError):  # where it is not there, relative paths lead nowhere
+        os.chdir(folder)
     cv2.setNumThreads(1)
     if version != __version__:
         raise PredictionError(f"a worker has groundglass {__version__}, not {version}; install one version")

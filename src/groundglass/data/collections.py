@@ -106,21 +106,23 @@ def import_collection(
     folder = output.with_name(f"{output.stem}-slices")
     if present := [str(target) for target in (output, folder) if target.exists()]:
         raise DataError(f"{present[0]}: exists already; remove it, or name another manifest")
-    files = tuple(file.path for file in files_below(path.absolute(), on_error))
+    records, failed = list[Record](), list[ImageError]()
+    files = tuple(file.path for file in files_below(path.absolute(), failed.append))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=output.parent) as temporary:
-        tree = _Tree(name, path.absolute(), files, on_error, Path(temporary, folder.name), folder)
+        tree = _Tree(name, path.absolute(), files, failed.append, Path(temporary, folder.name), folder)
         tree.made.mkdir()
-        records: list[Record] = []
         for scan in adapter(tree):
-            with reported(on_error):
+            with reported(failed.append):
                 for record in scan:
                     if printable(record.path) != str(record.path):
                         raise ImageError(record.path, "its name is not UTF-8, as a manifest is; rename it")
                     records.append(record)
                     progress("importing", 1, None)
         if not records:
-            raise DataError(f"{path}: holds no slices of {name}; expected {layout}")
+            why = f"{path}: holds no slices of {name}; expected {layout}"
+            raise DataError("; ".join([why, *map(str, failed[:1])]))
+        list(map(on_error, failed))
         if any(tree.made.iterdir()):
             tree.made.rename(folder)
         try:
@@ -186,7 +188,7 @@ def _series(
             continue
         mask = None
         if outlines is not None:
-            mask = cv2.fillPoly(np.zeros(pixels.shape, np.uint8), lesions, 1).astype(np.bool_)
+            mask = np.any([cv2.fillPoly(np.zeros(pixels.shape, np.uint8), [each], 1) for each in lesions], axis=0)
         yield tree.written(record, pixels, lesions=mask)
 
 
@@ -297,9 +299,9 @@ def _cc_ccii(tree: _Tree) -> _Scans:
         yield [tree.record(path, *about) for path in _thinned(chosen)]
 
 
-# What names the patient in the name of a scan: of CNCB, MedSeg's list, TCIA, Radiopaedia and LIDC-IDRI.
+# What names the patient in the name of a scan: of CNCB, MedSeg's list, TCIA, Radiopaedia, LIDC-IDRI and Stony Brook.
 _PERSON = re.compile(
-    r"(?:NCP|CP|Normal)_\d+|.*?patient\d+|volume-covid19-A-\d+|radiopaedia[-_]\d+|LIDC-IDRI-\d+", re.IGNORECASE
+    r"(?:NCP|CP|Normal)_\d+|.*?patient\d+|volume-covid19-A-\d+|radiopaedia[-_]\d+|LIDC-IDRI-\d+|A\d{6}", re.IGNORECASE
 )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache, lru_cache
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
@@ -58,7 +58,7 @@ class Label(str, Enum):
 
         Numbers spell none: published scripts disagree on which class counts as 1.
         """
-        letters = "".join(filter(str.isalnum, text.lower())).removeprefix("ct").removesuffix("19")
+        letters = re.sub(r"(?![-−]\W*$)[\W_]", "", text.lower()).removeprefix("ct").removesuffix("19")
         spellings = {"covid": cls.COVID, "noncovid": cls.NON_COVID}
         return names.get(text.strip().casefold()) or spellings.get(letters)
 
@@ -312,7 +312,11 @@ def iterate_paths(path: Path) -> Iterator[Path | Scaled]:
         DataError: the file cannot be read, does not say which column holds the paths, or names no file.
     """
     rows = _rows(path, None, lambda row: [row] if _numbered(row.path)[1] is None else _expanded(row))
-    yield from (file for file, _ in groupby(_scaled(_plane(each.path)[0], each.unit) for _, each in rows))
+    taken = dict[Path, int]()  # volumes, whose slices may lie apart
+    for at, (_, each) in enumerate(rows):
+        file, plane = _plane(each.path)
+        if plane is None or taken.setdefault(file, at) == at:
+            yield _scaled(file, each.unit)
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
@@ -344,7 +348,7 @@ def _rows(
         with path.open(encoding="utf-8-sig", newline="") as stream:
             first = stream.readline()
             delimiter = max(_DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
-            reader = csv.DictReader(chain([first], stream), restkey=_BEYOND, delimiter=delimiter)
+            reader = csv.DictReader(chain([first], stream), restkey=_BEYOND, delimiter=delimiter, strict=True)
             _check_header(path, reader.fieldnames or (), only_paths=names is None)
             try:
                 for row in reader:
@@ -394,17 +398,17 @@ def _parse_row(path: Path, row: Mapping[str, str], names: LabelNames | None) -> 
     if number and not number.isdecimal():
         raise DataError(f"slice {number!r} is no number; the first slice is 0")
 
-    # The slices of a volume are of one person, however they are named.
-    plane = f"!{_plane(path.parent / given['path'])[1]}"
+    # The slices of a volume or series are of one person, who is called after it, however they are named.
+    whole = given["path"].removesuffix(f"!{_plane(path.parent / given['path'])[1]}")
 
     def place(name: str, whole: Collection[str] = PICTURES) -> Path:
         file = path.parent / name
         return Path(f"{file}!{int(number)}") if number and file.suffix.lower() not in whole else file
 
     return Record(
-        place(given["path"], PICTURES - {".tif", ".tiff"}),
+        file := place(given["path"], PICTURES - {".tif", ".tiff"}),
         Label.parse(given["label"], names) if given["label"] and names is not None else None,
-        given["patient_id"] or unknown_patient(given["path"].removesuffix(plane)),
+        given["patient_id"] or (unknown_patient(whole) if file == path.parent / whole else whole),
         given["source"] or path.stem,
         split,
         place(given["lung_mask"]) if given["lung_mask"] else None,

@@ -74,7 +74,7 @@ def make_split(manifest: Manifest, spec: str, seed: int = 0, allow_overlap: bool
     if count := sum(record.label is None for record in manifest):
         raise DataError(f"{manifest}: {count} of {len(manifest)} slices have no label, so it cannot be split")
     found = makers[kind](manifest, kind, argument, seed)
-    parts = {name: tuple(sorted(found[name])) for name in PARTS if name in found}
+    parts = {name: tuple(sorted(found[name])) for name in PARTS if found.get(name)}
     for name in ("train", "val"):
         present = {manifest.records[index].label for index in parts.get(name, ())}
         if name in parts and (absent := [label.value for label in Label if label not in present]):
@@ -105,18 +105,18 @@ def held_out(records: Sequence[Record], one_in: int) -> set[int]:
     patients: dict[str, set[str]] = {}
     for record in records:
         patients.setdefault(record.hospital, set()).add(record.patient_id)
-    chosen: set[tuple[str, str]] = set()
-    for source, ids in patients.items():
+    chosen: set[str] = set()
+    for ids in patients.values():
         ordered = sorted(ids, key=lambda patient: hashlib.sha256(printable(patient).encode()).digest())
-        chosen |= {(source, patient) for patient in ordered[: round(len(ids) / one_in)]}
-    return {number for number, each in enumerate(records) if (each.hospital, each.patient_id) in chosen}
+        chosen.update(ordered[: round(len(ids) / one_in)])
+    return {number for number, each in enumerate(records) if each.patient_id in chosen}
 
 
 def _official(manifest: Manifest, kind: str, argument: str, seed: int) -> Parts:
     if argument:
         raise DataError(f"split official takes nothing after a colon, not {argument!r}")
     if any(record.split for record in manifest):
-        return {name: part for name, part in _own_parts(manifest, range(len(manifest))).items() if part}
+        return _own_parts(manifest, range(len(manifest)))
     people = [len({each.patient_id for each in manifest if each.label is label}) for label in Label]
     folds = min(_VAL_FOLDS, *people)
     known = any(record.patient_known for record in manifest)

@@ -78,9 +78,11 @@ class Resampling:
         metrics = {name: with_interval(each, draws[name], self.count) for name, each in measured.items()}
         covid, called = label == 1, probability >= THRESHOLD
         counted = {"accuracy": covid | True, "precision": called, "recall": covid, "specificity": ~covid}
-        for name, own in counted.items():
-            if metrics[name].value in {0.0, 1.0}:  # of which no resample differs
-                metrics[name] = self.among(own).share((called == covid)[own])
+        for name, each in metrics.items():
+            if each.low is not None and each.low == each.high:  # no resample differs, which is no certainty
+                none = replace(each, low=None, high=None, interval_reason="all resamples are alike")
+                own = counted.get(name)
+                metrics[name] = none if own is None else self.among(own).share((called == covid)[own])
         return Bootstrap(metrics, self, draws)
 
     def bands(self, label: NDArray[np.int8], probability: NDArray[np.float64]) -> tuple[Band, Band]:

@@ -290,11 +290,12 @@ def _gallery(run: TrainedRun, evaluation: Evaluation) -> Iterator[Mapping[str, A
 def _facts(document: Mapping[str, Any]) -> Mapping[str, str]:
     """How the report was made."""
     run, data, times = document["run"], document["data"], document["evaluations_of_these_slices"]
+    often = f"{'once' if times == 1 else f'{times} times'}, this time included"
     trained = f"{run['path']}: recipe {run['recipe']}, network {run['network']}, seed {run['seed']}"
     return {
         "run": f"{trained}, trained on {run['split'] or 'a split that is not known'}",
         "data": f"{data['root']}, fingerprint {data['fingerprint']}",
-        "evaluated with this run": f"{'once' if times == 1 else f'{times} times'}, this time included",
+        "evaluated with this run": "not counted for bundles" if document["applicability"] else often,
         "evaluated": f"{document['time']} in {document['seconds']:.1f} s",
         "versions": ", ".join(f"{name} {each}" for name, each in document["versions"].items()),
         "command": document["command"],

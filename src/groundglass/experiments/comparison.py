@@ -119,7 +119,8 @@ class PairedRows:
         for measure in values[0]:
             mean = np.mean([draw[measure] for draw in draws], axis=0)
             bounds = with_interval(Estimate(None), mean, self.patients)
-            summaries[measure] = MeanSD.of([each[measure].value for each in values], bounds.low, bounds.high)
+            known = () if bounds.low == bounds.high else (bounds.low, bounds.high)  # no certainty: no resample differs
+            summaries[measure] = MeanSD.of([each[measure].value for each in values], *known)
         return summaries
 
     def compare(self, pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from groundglass.errors import BundleError
-from groundglass.files import atomic_path, one_line, usable_cores, write_bytes
+from groundglass.files import atomic_path, one_line, printable, usable_cores, write_bytes
 from groundglass.imaging.crop import Preprocessing, Section
 from groundglass.imaging.lungs import LungSegmenter
 from groundglass.imaging.slice import Grey
@@ -350,7 +350,7 @@ def write_bundle(path: Path, fields: Mapping[str, Any], contents: Mapping[str, b
         BundleInfo.model_validate(document)
     except ValidationError as error:
         raise BundleError(f"{path}: {_first_fault(error)}") from None
-    info = (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    info = printable(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     everything = {**contents, INFO: info}
     if path.suffix.lower() != ".zip":
         for name, content in everything.items():

@@ -125,7 +125,7 @@ class Classifier:
     def _read(self, source: Any, number: int | None, hu: bool) -> Iterator[CTSlice | Prediction]:
         """The slices of an object; what is refused or cannot be read is a prediction."""
         if isinstance(source, str | PathLike):
-            yield from self.read_files(named_by(source))
+            yield from self.read_files(named_by(source) if os.fspath(source) else [source])
         elif isinstance(source, CTSlice):
             yield source
         elif isinstance(source, list | tuple):

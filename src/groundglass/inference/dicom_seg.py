@@ -88,11 +88,12 @@ def _text(dataset: Dataset, keyword: str) -> str:
     """An element's text, or nothing where it is missing, damaged or breaks the standard, as a day 00000000 does."""
     try:
         found = dataset.get(keyword, "")
-        value = ("\\".join(map(str, found)) if isinstance(found, MultiValue) else str(found or "")).strip()
+        joint = " " if keyword.endswith("Name") else "\\"  # highdicom takes one name
+        value = (joint.join(map(str, found)) if isinstance(found, MultiValue) else str(found or "")).strip()
         (DA if keyword.endswith("Date") else TM if keyword.endswith("Time") else str)(value)
     except Exception:  # noqa: BLE001 - pydicom decodes when asked, and raises whatever the value provokes
         return ""
-    longest = 3 * _LONGEST_TEXT + 2 if keyword.endswith("Name") else _LONGEST_TEXT
+    longest = 3 * _LONGEST_TEXT + 2 if keyword.endswith(("Name", "Method")) else _LONGEST_TEXT
     return value if len(value) <= longest and re.fullmatch(_FORMS.get(keyword, _ANY_TEXT), value) else ""
 
 
@@ -136,7 +137,7 @@ def segmentation(headers: Sequence[Dataset], slices: Sequence[PackedMasks], bund
     # That of the first image, else their usual distance.
     distances = [origins[0].thickness or 0.0, *([float(np.median(np.diff(heights)))] if len(heights) > 1 else [])]
     thickness = next((each for each in distances if 0 < each < _THICKEST), 0.0)
-    images = [_one_pixel(*each, thickness) for each in zip(headers, origins, strict=True)]
+    images = [_one_pixel(*each, origins[0].orientation, thickness) for each in zip(headers, origins, strict=True)]
     made = bundle.info.id, bundle.id, *(image.SOPInstanceUID for image in images)
     identification = AlgorithmIdentificationSequence(
         NAME,
@@ -201,14 +202,14 @@ def _heights(headers: Sequence[Dataset], origins: Sequence[Origin]) -> list[floa
     spacing = np.array([each.spacing for each in origins])
     planes = np.concatenate([axes.reshape(-1, 6), spacing], axis=1)
     right_angles = np.allclose(axes @ axes.transpose(0, 2, 1), np.eye(2), atol=_ALIKE)
-    if not right_angles or spacing.min() <= 0 or np.ptp(planes, axis=0).max() >= _ALIKE:
+    if not right_angles or np.ptp(planes, axis=0).max() >= _ALIKE:
         return None
     normals, places = np.cross(axes[:, 0], axes[:, 1]), np.array([each.position for each in origins])
     heights = {round(float(normal @ place), 3) for normal, place in zip(normals, places, strict=True)}
     return sorted(heights) if len(heights) == len(origins) else None
 
 
-def _one_pixel(header: Dataset, origin: Origin, thickness: float) -> Dataset:
+def _one_pixel(header: Dataset, origin: Origin, orientation: Sequence[float] | None, thickness: float) -> Dataset:
     """The elements that highdicom asks for, of an image of one pixel."""
     image = patient_and_study(header)
     for keyword in _UIDS:
@@ -216,7 +217,7 @@ def _one_pixel(header: Dataset, origin: Origin, thickness: float) -> Dataset:
     image.Rows = image.Columns = 1
     for keyword, values in (
         ("ImagePositionPatient", origin.position),
-        ("ImageOrientationPatient", origin.orientation),
+        ("ImageOrientationPatient", orientation),  # highdicom knows no tolerance
         ("PixelSpacing", origin.spacing),
         ("SliceThickness", [thickness]),
     ):

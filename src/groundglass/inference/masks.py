@@ -132,8 +132,8 @@ class MaskWriter:
 
 def without_masks(folder: Path, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
     """Predictions of an earlier run, in its order, whose masks were not written or not completely."""
-    # Without an overlay there was no picture, nor anything to mark in it.
-    shown = (each for each in predictions if each.overlay is not None)
+    # Otherwise there was no picture, nor anything to mark in it. What Ray classified has no overlay.
+    shown = (each for each in predictions if each.overlay is not None or each.label is not None)
     for _, together in groupby(shown, lambda each: _group_of(each) or (each.file, each.frame)):
         first, *others = together
         if not _are_written(folder, [first, *others]):

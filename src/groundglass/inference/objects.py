@@ -73,7 +73,7 @@ def _slices(thing: Any, origin: Origin, hu: bool) -> Iterator[CTSlice]:
         yield from slices_of_voxels(np.asanyarray(thing.dataobj), affine, origin)
     elif origin.file_format == "SimpleITK":
         yield from slices_of_voxels(*itk_voxels(thing), origin)
-    elif origin.file_format == "PIL" and not hu:
+    elif origin.file_format == "PIL" and not hu and min(thing.size):
         yield read_picture(thing.copy(), origin.file, thing.format or "PIL")
     else:
         yield from _of_array(np.asarray(thing), origin, hu)

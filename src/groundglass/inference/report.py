@@ -19,7 +19,7 @@ from groundglass.files import atomic_path, counted, cut_middle, printable
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.calibration import slices_in_score
 from groundglass.inference.input_check import FLAGS
-from groundglass.inference.prediction import Evidence, Prediction, Status
+from groundglass.inference.prediction import COPY, Evidence, Prediction, Status
 from groundglass.inference.series import SERIES_SCORE, Axis, Curve, SeriesSummary, Totals
 from groundglass.inference.writers import file_errors, read_predictions
 from groundglass.reporting.html import CITATION, NOTICE, environment
@@ -137,7 +137,8 @@ class _Survey:
         for number, prediction in enumerate(predictions):
             self.flags.update(prediction.flags)
             if prediction.status is not Status.OK:
-                reason = re.sub(r" \([^()\d]*\d[^()]*\)", "", prediction.reason or "no reason given")
+                said = COPY if prediction.is_copy else prediction.reason or "no reason given"
+                reason = re.sub(r" \([^()\d]*\d[^()]*\)", "", said)
                 self.refusals[reason] += 1
                 examples = self.examples.setdefault(reason, [])
                 examples += [prediction] * (len(examples) < _EXAMPLES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ import numpy as np
 
 from groundglass.files import printable
 from groundglass.imaging.slice import is_uid
+from groundglass.imaging.source import split_member
 from groundglass.inference.calibration import (
     COVID,
     MUCH_OPACITY,
@@ -373,14 +373,14 @@ def _image(prediction: Prediction) -> int | None:
     if prediction.instance is None or (prediction.position is None and prediction.probability is None):
         return None
     names = ("study", "series", "stack", "instance", "slice_number", "frame", "position", "status", "reason")
-    seen = tuple(getattr(prediction, name) for name in names)
-    return hash((*seen, prediction.probability and round(prediction.probability, 4)))
+    seen = tuple(getattr(prediction, name) for name in (*names, "opacity", "lung_cm2"))
+    return hash((*seen, prediction.probability and round(prediction.probability, 6)))
 
 
 def _folder(file: str) -> str:
     """The folder of a file, or that of a zip's member within the zip, or the zip itself."""
-    archive, *member = re.split(r"(?<=\.zip)!", file, maxsplit=1, flags=re.IGNORECASE)
+    archive, *member = split_member(file) or (file,)
     if not member:
         return str(PurePath(archive).parent)
     inner = member[0].rpartition("/")[0]
-    return f"{archive}!{inner}" if inner else archive
+    return f"{archive}!{inner}" if inner else str(archive)

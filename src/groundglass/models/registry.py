@@ -33,8 +33,11 @@ class VGG(Network):
         if max(last.shape[2:]) > 7:
             return layers(last), pyramid
         # One position: the same as a product of matrices does without reordering 100 million weights in every step.
-        # At 224 pixels nothing is to be pooled, which no GPU could do deterministically.
-        last = last if last.shape[2:] == (7, 7) else F.adaptive_avg_pool2d(last, 7)
+        # Adaptive pooling to 7 x 7, each place the mean of at most two: a GPU has none that is deterministic.
+        for axis in (2, 3):
+            bins = torch.arange(7, device=last.device) * last.shape[axis]
+            low, high = bins // 7, (bins + last.shape[axis] - 1) // 7
+            last = (last.index_select(axis, low) + last.index_select(axis, high)) / 2
         pooled = last.permute(0, 2, 3, 1).flatten(1)
         first = F.linear(pooled, layers.fc1.weight.permute(0, 2, 3, 1).flatten(1), layers.fc1.bias)
         return layers.act2(layers.fc2(layers.drop(layers.act1(first))[..., None, None])), pyramid

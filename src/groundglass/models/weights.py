@@ -122,7 +122,7 @@ def _read_hub(entry: Entry) -> dict[str, Tensor]:
     """The weights that timm publishes, from its cache or fetched."""
     try:
         return dict(timm.create_model(entry.timm_name, pretrained=True).state_dict())
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     advice = "use a -lite0 network, whose weights come with an installed package"
     if entry.package is not None:

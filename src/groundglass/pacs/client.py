@@ -251,7 +251,7 @@ class Archive:
         while True:
             try:
                 return ask(way)
-            except (requests.RequestException, ValueError) as error:  # a ValueError where an address is none
+            except (OSError, ValueError) as error:  # a ValueError where an address is none
                 fault = _passing_fault(error, self.url)
                 wait = max(delay, _retry_after(error))
             if time.monotonic() + wait > end:
@@ -276,7 +276,7 @@ def _passing_fault(error: Exception, url: str) -> str:
             kind = _NotUnderstoodError if status in _NOT_UNDERSTOOD else PacsRefusedError
             raise kind(f"{url}: refuses the request (HTTP status {status})") from None
         problem = f"denies access (HTTP status {status}); {_CREDENTIALS_ADVICE}"
-    elif isinstance(error, requests.exceptions.SSLError):
+    elif type(error) in {OSError, requests.exceptions.SSLError} and "EOF occurred" not in str(error):
         problem = _CERTIFICATE_ADVICE
     elif isinstance(error, requests.Timeout):
         return "no response in time"

@@ -80,7 +80,8 @@ class SeriesProcessor:
             if slices[-1].classified:
                 shown += 1
                 picture = evidence_picture(prediction.evidence)
-                capture = secondary_capture(picture, slices[-1], patient, self._bundle, series=heat_maps, number=shown)
+                number = min(max(prediction.slice_number or shown, 1), 2**31 - 1)
+                capture = secondary_capture(picture, slices[-1], patient, self._bundle, series=heat_maps, number=number)
                 self._archive.store(capture)
         if patient is None:
             reasons = sorted({each.prediction.reason or "" for each in slices})
@@ -193,14 +194,15 @@ class Poll:
                 yield result
 
     def _result(self, series: SeriesEntry, present: set[str]) -> SeriesResult | None:
-        """What became of a series; None where the archive does not tell its modality, and it has no CT image."""
+        """What became of a series; None where it has no image, or the archive tells no modality and none is CT's."""
         seen = self._seen.setdefault((series.study, series.uid), _Seen())
         if seen.left_out:
             seen.left_out -= 1
             return SeriesResult(series.uid, State.POSTPONED)
         try:
             instances = self._archive.instances(series)
-            if not series.modality and not any(each.is_ct for each in instances):
+            images = [each for each in instances if "Image Storage" in UID(each.sop_class).name]
+            if not any(series.modality or each.is_ct for each in images):
                 return None
             if self._has_report(series, len(instances), present):
                 return SeriesResult(series.uid, State.KNOWN)

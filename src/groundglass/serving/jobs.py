@@ -36,6 +36,7 @@ from groundglass.imaging.slice import CTSlice
 from groundglass.imaging.source import FileFormat, FileSource, MemorySource, identify, is_junk
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.classifier import Classifier
+from groundglass.inference.inputs import expand
 from groundglass.inference.prediction import Prediction
 from groundglass.serving.results import KeptSlice, Results
 from groundglass.serving.security import Problem
@@ -72,6 +73,8 @@ def upload_directory(parent: Path | None) -> Iterator[Path]:
     with made as name, ExitStack() as lock:
         with suppress(OSError, ModuleNotFoundError):
             lock.enter_context(locked(Path(name)))
+        lock.callback(setattr, tempfile, "tempdir", tempfile.tempdir)
+        tempfile.tempdir = name  # of the copies that readers make
         yield Path(name)
 
 
@@ -256,10 +259,10 @@ def _store(form: _Form, directory: Path) -> Upload:
         files[directory / name.partition("/")[0]] = None
     if formats == {None}:
         what = "The file is not" if alone else f"None of the {len(form.received):,} files is"
-        known = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage or zip"
+        known = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage, NRRD or zip"
         raise Problem("unsupported-media-type", f"{what} an image that can be read: {known}.")
     heavy = large or not formats.isdisjoint({"zip", "gzip"})
-    return Upload(len(form.received), list(files), directory, heavy)
+    return Upload(len(form.received), list(files) if alone else [*expand(list(map(str, files)))], directory, heavy)
 
 
 class Service:

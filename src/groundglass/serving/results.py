@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundglass.imaging.crop import CroppedSlice, in_slice
-from groundglass.imaging.slice import CTSlice, Grey, Origin
+from groundglass.imaging.slice import CTSlice, Grey
 from groundglass.imaging.window import LUNG
 from groundglass.inference.bundle import Bundle
 from groundglass.inference.output import OutputPlan, open_output
@@ -54,20 +54,21 @@ class KeptSlice:
             pixels = np.clip(np.rint(evidence.slice.hounsfield), short.min, short.max).astype(np.int16)
         masks = PackedMasks.of(evidence)
         masks = replace(masks, origin=replace(masks.origin, patient=None, grid=None))
-        cropped = replace(evidence.cropped, lungs=np.zeros((0, 0), np.bool_))
+        none = np.zeros((0, 0), np.uint8)
+        cropped = replace(evidence.cropped, pixels=none, lungs=none.view(np.bool_), whole=none)
         return cls(pixels, masks, cropped, evidence.lesion_map)
 
     @property
     def size(self) -> int:
         """Bytes."""
-        arrays = (self.pixels, self.masks.bits, self.cropped.pixels, self.lesion_map)
+        arrays = (self.pixels, self.masks.bits, self.lesion_map)
         return sum(array.nbytes for array in arrays if array is not None)
 
     def evidence(self, file: str = "") -> Evidence:
         """What the prediction was made from, in the lung window, without Hounsfield units."""
         grey = LUNG.apply(self.pixels) if self.has("hounsfield.raw") else np.asarray(self.pixels, np.uint8)
         cropped = replace(self.cropped, lungs=self.masks.unpacked()[0])
-        return Evidence(CTSlice(grey, Origin(file, "")), cropped, self.lesion_map)
+        return Evidence(CTSlice(grey, replace(self.masks.origin, file=file)), cropped, self.lesion_map)
 
     def line(self, plane: Plane, index: int) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_]]:
         """Pixels, lungs and lesions of one row for the coronal, one column for the sagittal plane."""
@@ -116,7 +117,7 @@ class Volume(NamedTuple):
         """The volume of predictions with these numbers; None where they make none."""
         kept = [slices[number] for number in numbers if number in slices]
         lying = [
-            (*origin.position, *origin.orientation, *origin.spacing)
+            (origin.height, *origin.position, *origin.orientation, *origin.spacing)
             for origin in (each.masks.origin for each in kept if each.has("hounsfield.raw"))
             if origin.position and origin.orientation and origin.spacing
         ]
@@ -124,11 +125,11 @@ class Volume(NamedTuple):
         if len(lying) < max(_FEWEST_PLANES, len(numbers)) or len(shapes) > 1:
             return None
         places = np.array(lying)
-        order = np.argsort(places[:, 2])[::-1].tolist()
-        gaps = -np.diff(places[order, 2])
-        gap, unlike = float(np.median(gaps)), np.ptp(places[:, 3:], axis=0).max()
+        order = np.argsort(places[:, 0])[::-1].tolist()
+        gaps = -np.diff(places[order, 0])
+        gap, unlike = float(np.median(gaps)), np.ptp(places[:, 4:], axis=0).max()
         # Within their own plane, as those of a tilted gantry are.
-        shifted = np.ptp(places[:, :3] @ places[0, 3:9].reshape(2, 3).T, axis=0).max()
+        shifted = np.ptp(places[:, 1:4] @ places[0, 4:10].reshape(2, 3).T, axis=0).max()
         if shifted > _SHIFTED or gap <= 0 or np.abs(gaps - gap).max() > _UNEVEN * gap or unlike > _UNLIKE:
             return None
         return cls(tuple(numbers[at] for at in order), tuple(kept[at] for at in order), round(gap, 4))
@@ -225,7 +226,7 @@ class Results:
             self.forget(next(iter(self._kept)))
         if kept is not None and not prediction.is_copy and result.id in self._kept:
             room = self._settings.keep_mib * MIB - kept.size
-            while self.size > room and result.id != next(iter(self._kept)):
+            while self.size > room >= 0 and result.id != next(iter(self._kept)):
                 self.forget(next(iter(self._kept)))
             if self.size <= room:
                 result.slices[len(result.predictions)] = kept

@@ -94,7 +94,7 @@ def access_problem(token: str | None, scope: Scope) -> Problem | None:
     host, origin = headers.get("host"), headers.get("origin")
     # Another site's name may be made to lead here (DNS rebinding), and its pages would count as our own.
     if token is None and host is not None and not _leads_to_this_machine(host):
-        detail = "This service answers to localhost and 127.0.0.1 only, as it asks for no token."
+        detail = "This service answers to localhost and loopback addresses only, as it asks for no token."
         return Problem("misdirected-request", detail)
     if origin is not None and scope["method"] not in _READING and origin.partition("://")[2] != host:
         return Problem("cross-site", "Pages of other sites may not use this service.")

@@ -170,6 +170,8 @@ def pretrain(job: Job[PretrainRecipe], refuse_copies: Refuse) -> None:
     recipe, count = job.recipe, job.recipe.training.batch_size
     if job.processes > 1:
         raise RecipeError("trainer.devices: a pretraining runs in one process")
+    if recipe.augmentation.lungs_only:
+        raise RecipeError("augmentation.lungs_only: a pretraining has none")
     if job.is_finished:
         return
     torch.manual_seed(job.seed)

@@ -21,7 +21,7 @@ from groundglass.errors import DataError, RunError
 from groundglass.evaluation.calibration import fit_calibration, fit_conformal, fit_reference, series_rule, summary
 from groundglass.evaluation.metrics import Estimate, now, versions
 from groundglass.evaluation.part import Part, fingerprint, one_label, record_evaluation, select_part
-from groundglass.files import name_some, usable_cores
+from groundglass.files import name_some, printable, usable_cores
 from groundglass.imaging.crop import Preprocessing
 from groundglass.imaging.lungs import LungSegmenter, open_segmenter
 from groundglass.imaging.phantom import make_phantom
@@ -131,7 +131,7 @@ def export(job: Export, tell: Callable[[str], None]) -> Precision:
         bundle.SELF_TEST: save_arrays(self_test(engine, job.segmenter, run.preprocessing, phantom)),
     }
     sizes = {name: len(content) for name, content in contents.items()}
-    contents[bundle.CARD] = _card({**fields, "sizes": sizes, "uncertain": calibration.uncertain}).encode()
+    contents[bundle.CARD] = printable(_card({**fields, "sizes": sizes, "uncertain": calibration.uncertain})).encode()
     write_bundle(job.output, fields, contents)
     return precision
 
@@ -151,7 +151,7 @@ def _load(job: Export, tell: Callable[[str], None]) -> tuple[dict[str, Part], di
         name: load_cropped(part.records, run.preprocessing, 0.0, job.cache, job.segmenter)
         for name, part in parts.items()
     }
-    if not set(run.info["training_sha256"]) <= set(cropped["train"].sha256):
+    if not set(run.info["training_sha256"][: run.info["counts"]["train"]]) <= set(cropped["train"].sha256):
         named = name_some([str(path) for path in job.data])
         raise DataError(f"{named}: not the data that {run.path} was trained on")
     return parts, cropped
@@ -258,8 +258,7 @@ def _fields(job: Export, parts: Mapping[str, Part]) -> dict[str, Any]:
             **{name: info.get(name) for name in ("seed", "split", "data", "sources")},
             "lungs": {"sha256": job.segmenter.sha256, **job.segmenter.notes},
             "lesion_free": info.get("lesion_free"),
-            "slices": {name: len(part.records) for name, part in parts.items()}
-            | {"train": len(info["training_sha256"])},
+            "slices": {name: len(part.records) for name, part in parts.items()} | {"train": info["counts"]["train"]},
             # Sources of which every slice has one label, and that label.
             "one_label": one_label(parts["train"].records),
             "fingerprint": info.get("fingerprint"),

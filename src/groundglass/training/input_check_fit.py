@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from groundglass.data.manifest import Record, read_pixels
 from groundglass.data.out_of_distribution import out_of_distribution_examples, paint_disease, phantom_slices, vary
-from groundglass.files import usable_cores
+from groundglass.files import printable, usable_cores
 from groundglass.imaging.crop import MUCH_LUNG, Preprocessing
 from groundglass.imaging.lungs import LungSegmenter
 from groundglass.imaging.slice import Grey
@@ -99,7 +99,7 @@ def gather_examples(
     return np.stack([picture.pixels for picture in known]), Examples(
         np.stack(described),
         np.array([picture.kind for picture in known]),
-        np.array([zlib.crc32(picture.group.encode()) for picture in known], np.int64),
+        np.array([zlib.crc32(printable(picture.group).encode()) for picture in known], np.int64),
         np.array([picture.weight for picture in known]),
         np.arange(len(known)) < len(own),  # which come first
     )

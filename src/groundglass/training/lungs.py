@@ -22,7 +22,7 @@ from groundglass.data.load import load_pool
 from groundglass.data.manifest import Record, read_mask, read_record
 from groundglass.data.out_of_distribution import parts_without_lungs
 from groundglass.data.splits import held_out
-from groundglass.errors import DataError, RunError
+from groundglass.errors import DataError, RecipeError, RunError
 from groundglass.files import write_bytes
 from groundglass.imaging.lesions import Kind, Mimic, paint_lesion, paint_mimic, smooth_noise
 from groundglass.imaging.lungs import SIDE, squared
@@ -109,6 +109,8 @@ def train_lungs(job: Job[LungsRecipe]) -> float | None:
         RunError: the folder holds another run, or one to be resumed with ``resume``.
     """
     recipe = job.recipe
+    if recipe.network.weights != "none" or recipe.network.options:
+        raise RecipeError("network.weights, network.options: LungNet takes none")
     if job.is_finished:
         return read_history(job.output)[-1].get("val_dice")
     torch.manual_seed(job.seed)
@@ -177,7 +179,7 @@ def load_lung_slice(record: Record) -> LungSlice:
     mask = read_mask(path or Path(), ct_slice).astype(np.uint8)
     # Reduced as grey, so that the mask's edge stays where it is.
     kept = squared(ct_slice.pixels, _KEPT), (squared(mask * 255, _KEPT) > 127).astype(np.uint8)
-    return LungSlice(record.source, *kept, partial=record.lung_mask is None)
+    return LungSlice(record.hospital, *kept, partial=record.lung_mask is None)
 
 
 def _phantoms(seed: int) -> Iterator[LungSlice]:

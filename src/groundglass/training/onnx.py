@@ -138,12 +138,17 @@ def quantise(model: bytes, calibration: NDArray[np.float32], compared: NDArray[n
     normalised cropped slices of the training part, shape (N, size, size), about `CALIBRATING`; ``compared`` others,
     shape (M, size, size), on which the candidates' logits are compared; no label is used.
     """
-    expected = Engine(model).run(compared).logit
+
+    def logits(model: bytes) -> NDArray[np.float32]:
+        engine, starts = Engine(model), range(0, len(compared), _BATCH)
+        return np.concatenate([engine.run(compared[start : start + _BATCH]).logit for start in starts])
+
+    expected = logits(model)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         folded = _folded(model, Path(folder))
         kept = _kept_floating(onnx.load(folded))
         candidates = [_quantised(folded, calibration, kept, count) for count in _FLOATING]
-    differences = [np.abs(Engine(each).run(compared).logit - expected).mean() for each in candidates]
+    differences = [np.abs(logits(each) - expected).mean() for each in candidates]
     as_good = (1 + _AS_GOOD) * min(differences)
     return next(each for each, far in zip(candidates, differences, strict=True) if far <= as_good)
 
@@ -221,7 +226,7 @@ def _kept_floating(model: onnx.ModelProto) -> list[str]:
         elif node.op_type == "Mul" and single.intersection(node.input):
             kept.add(node.name)
     convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
-    return [*kept, convolutions[-1]]
+    return [*kept, *convolutions[-1:]]
 
 
 def _before_pooling(gate: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import resources
@@ -303,6 +304,15 @@ def checked(model: type[AnyRecipe_co], fields: dict[str, Any], name: str) -> Any
     raise RecipeError(f"recipe {name}: {said}")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML whose 1e-8 is a number, as in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
 def _fields(name: str, overrides: Sequence[str], kind: str = "") -> dict[str, Any]:
     """A recipe's fields, not yet checked."""
     network = next((entry for entry in entries() if entry.name == name and not kind), None)
@@ -321,7 +331,7 @@ def _fields(name: str, overrides: Sequence[str], kind: str = "") -> dict[str, An
             if not isinstance(place, dict):
                 raise RecipeError(f"--set {override}: {section} is a value, not a section")
         try:
-            place[last] = yaml.safe_load(value)
+            place[last] = yaml.load(value, _Loader)  # noqa: S506 - safe
         except yaml.YAMLError:
             raise RecipeError(f"--set {override}: {value!r} is not a valid value") from None
     return fields
@@ -336,7 +346,7 @@ def _read(name: str, kind: str) -> dict[str, Any]:
             hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
             raise RecipeError(f"no {kind}{' ' * bool(kind)}recipe named {name!r}; {hint}")
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        fields = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - safe
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{name}: cannot be read as a recipe ({error})") from None
     except yaml.YAMLError as error:

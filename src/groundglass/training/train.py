@@ -258,7 +258,7 @@ def _facts(
         "sources": dict(sorted(Counter(record.hospital for record in parts[0]).items())),
         "lungs": {"sha256": lungs.sha256, **lungs.notes},
         "counts": {"train": len(real), "val": len(val), "lesion_free": len(free)},
-        "training_sha256": list(real.sha256),
+        "training_sha256": [*real.sha256, *free.sha256],
         "fingerprint": digest.hexdigest(),
         "labels": hashlib.sha256(repr(said).encode()).hexdigest(),
     }

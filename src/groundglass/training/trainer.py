@@ -34,6 +34,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]
 from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
 from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
@@ -220,7 +221,9 @@ def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors as safetensors, atomically; a RunError where that fails, as on a full disk."""
     try:
         with atomic_path(path) as temporary:
-            save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, temporary)
+            # Copies: tied weights share memory, which the format has no way to say.
+            copies = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+            save_file(copies, temporary)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path}: cannot be written ({one_line(str(error))}); make room, then use --resume") from None
 
@@ -330,7 +333,7 @@ class Job(Generic[AnyRecipe_co]):
         if (name := self.recipe.optimiser.name) not in list_optimizers():
             near = ", ".join(get_close_matches(name, map(str, list_optimizers()), 3)) or "adamw, sgd, lion"
             raise RecipeError(f"optimiser.name={name}: timm has no such optimiser; it has {near} and others")
-        module, section = Scheduled(self.recipe, 1, self.seed), self.recipe.optimiser
+        module, section = Scheduled(self.recipe, 1000, self.seed), self.recipe.optimiser
         module.network = network
         try:
             module.configure_optimizers()
@@ -422,6 +425,9 @@ class Job(Generic[AnyRecipe_co]):
             shown.append(LearningRateMonitor("epoch"))
         # The newest checkpoint, to resume from; it comes last, so that it holds the state of all other callbacks.
         newest = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+        if self.processes > 1 and self.accelerator != "cpu" and torch.cuda.is_available():
+            # Timm's: PyTorch's drops the activations that are part of timm's normalisations.
+            convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         trainer = Trainer(
             **self._place(),
             max_epochs=self.recipe.training.epochs,
@@ -432,7 +438,6 @@ class Job(Generic[AnyRecipe_co]):
             callbacks=[history, *callbacks, *self.callbacks, *shown, newest],
             plugins=[AtomicCheckpoints()],
             use_distributed_sampler=False,
-            sync_batchnorm=self.processes > 1 and self.accelerator != "cpu" and torch.cuda.is_available(),
             deterministic=True,
             num_sanity_val_steps=0,
             log_every_n_steps=1,

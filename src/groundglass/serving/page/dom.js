@@ -74,8 +74,6 @@ export function listenToKeys(lines, box, letters) {
     if (key.length === 1 && (event.altKey || !letters())) return;
     const pressed = key.startsWith("Arrow") ? `${event.altKey ? "Alt+" : ""}${event.shiftKey ? "Shift+" : ""}${key}` : key.length === 1 ? key.toLowerCase() : key;
     const act = known.get(pressed);
-    if (!act) return;
-    event.preventDefault();
-    act();
+    if (act && act() !== false) event.preventDefault();
   });
 }

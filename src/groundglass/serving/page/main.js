@@ -80,8 +80,11 @@ class Page {
       byId("announce").textContent = `Done. ${summary(this.#result.predictions)}`;
     } catch (error) {
       if (this.#upload !== upload) return;
-      if (error.kind !== "no-such-result") this.#empty();
-      if (error.name !== "AbortError") this.#tell(error, () => this.send(chosen));
+      if (error.kind !== "no-such-result") {
+        this.#empty();
+        await this.#follow().catch(() => {}); // what the address still names
+      }
+      if (error.name !== "AbortError" && this.#upload === upload) this.#tell(error, () => this.send(chosen));
     } finally {
       if (this.#upload === upload) {
         clearTimeout(this.#looking);
@@ -180,7 +183,7 @@ class Page {
   }
 
   #tellHowLong(seconds) {
-    const end = new Date(Date.now() + seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+    const end = new Date(Date.now() + seconds * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
     byId("kept").textContent = `The service keeps it until ${end}, or until its memory is full; until then the address of this page leads back here.`;
     clearTimeout(this.#forgets);
     this.#forgets = setTimeout(() => (byId("kept").textContent = "The service has forgotten the pixels."), Math.min(seconds * 1000, LONGEST_TIMER));
@@ -281,7 +284,7 @@ class Page {
     clicked("cancel", () => this.#upload?.abort());
     clicked("forget", (button) => this.#busy(button, () => this.#forget()));
     byId("copy").hidden = !navigator.clipboard; // as where the page comes over http from another machine
-    clicked("copy", (button) => this.#busy(button, () => navigator.clipboard.writeText(location.href)));
+    clicked("copy", (button) => this.#busy(button, () => navigator.clipboard.writeText(new URL(`#${this.#result.kept.id}/${this.#current.number}`, location.href).href)));
     for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
     for (const button of document.querySelectorAll("[data-export]")) {
       button.addEventListener("click", () => this.#busy(button, () => this.#api.save(this.#result.kept.links, button.dataset.export)));

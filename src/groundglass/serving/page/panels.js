@@ -223,14 +223,14 @@ function answer(series) {
   if (series.label) {
     return element("p", { class: `verdict ${kindOf(series)}` }, element("strong", { class: "label", text: series.label }), element("span", { class: "muted", text: ` ${score}${interval}` }));
   }
-  const why = series.classified ? (series.reason ?? "No label: no rule for series has been fitted.") : "No label: no slice of this series could be classified.";
+  const why = series.classified ? "No label: no rule for series has been fitted." : "No label: no slice of this series could be classified.";
   return element("div", {}, ...(score ? [element("p", { class: "verdict" }, element("strong", { text: probabilityText(series.series_score) }), ` series score`, element("span", { class: "muted", text: interval }))] : []), element("p", { class: "muted", text: why }));
 }
 
 const volumeText = ({ lung_ml: lung, lesion_ml: lesion }) => (lung === null ? "" : `: ${Math.round(lesion).toLocaleString("en")} of ${Math.round(lung).toLocaleString("en")} ml`);
 
 function swatch(slice) {
-  const colour = element("span", { class: `swatch${slice.probability === null ? " hatched" : ""}`, "aria-hidden": "true" });
+  const colour = element("span", { class: "swatch", "aria-hidden": "true" });
   if (slice.probability !== null) colour.style.background = colourOf(slice);
   return colour;
 }

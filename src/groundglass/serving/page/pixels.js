@@ -70,11 +70,6 @@ export class Pixels {
     this.#next();
   }
 
-  /** How many of these slices have been loaded. */
-  loaded(slices) {
-    return slices.filter((slice) => this.get(slice)).length;
-  }
-
   /**
    * A plane across a stack with a volume.
    * @param {string} address of the result.

@@ -107,7 +107,7 @@ function byProbability(a, b) {
 /** From the head to the feet where positions are known, else in the order of frames or reading. */
 function alongBody(slices) {
   if (slices.every(({ position }) => position !== null)) return (a, b) => b.position - a.position || a.number - b.number;
-  return (a, b) => names.compare(a.file, b.file) || (a.frame ?? 0) - (b.frame ?? 0) || a.number - b.number;
+  return (a, b) => a.number - b.number;
 }
 
 /** Its description, or the folder or file that holds it; never a UID, as which archives name folders. */
@@ -121,14 +121,9 @@ function nameOf(series, index, all) {
   return places.size === alike.length && parts(series).length > 1 ? `${name}, ${parts(series).pop()}` : `${name} ${index + 1}`;
 }
 
-/** The slices that a series' answer hangs on: those the service names, else the most probable ones. */
+/** The slices that a series' answer hangs on. */
 export function carriers({ series, slices }) {
-  if (!series) return [];
-  if (series.carriers?.length) {
-    return series.carriers.map(({ file, frame }) => slices.find((slice) => slice.file === file && slice.frame === frame)).filter(Boolean);
-  }
-  const classified = slices.filter(({ status }) => status === "ok").sort(byProbability);
-  return classified.slice(0, series.slices_in_score);
+  return (series?.carriers ?? []).map(({ file, frame }) => slices.find((slice) => slice.file === file && slice.frame === frame)).filter(Boolean);
 }
 
 /** Slices of a series that show another part of the body. */
@@ -136,11 +131,11 @@ export const outsideLungs = (slices) => slices.filter(({ reason }) => reason?.st
 
 /** What a reader has to know before the numbers of a series. */
 export function warnings({ series, slices, volume }) {
-  const found = [...(series.warnings ?? [])];
+  const found = [];
   const refused = series.refused - outsideLungs(slices);
   if (refused) found.push(`${counted(refused)} that may show lung ${refused === 1 ? "was" : "were"} refused.`);
   const hounsfield = slices.some(({ image }) => image?.hounsfield);
-  if (!volume && hounsfield && slices.length > 8) found.push("Slices are missing, unlike or unevenly spaced: no coronal or sagittal planes.");
+  if (!volume && hounsfield && slices.length > 8) found.push("No coronal or sagittal planes: slices are missing, unlike, unevenly spaced, of unknown place or not kept.");
   if (!hounsfield && slices.some(({ image }) => image)) found.push("No Hounsfield units: grey values only.");
   for (const flag of Object.keys(FLAGS)) {
     const count = slices.filter(({ flags }) => flags.includes(flag)).length;

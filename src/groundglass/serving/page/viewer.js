@@ -145,7 +145,7 @@ export class Viewer {
   moveMeasure(right, down, whole) {
     const { raster } = this.focused;
     const last = raster && this.measures.on(raster.key).at(-1);
-    if (!last) return;
+    if (!last) return false;
     for (const end of whole ? ["from", "to"] : ["to"]) last[end] = [last[end][0] + right, last[end][1] + down];
     this.#announce(this.focused, last);
     this.#draw();
@@ -249,7 +249,7 @@ export class Viewer {
           this.#views[plane].show(raster);
           this.#tell();
         },
-        (error) => this.to.failed(error),
+        (error) => this.#stack === stack && this.to.failed(error),
       );
     }
     this.#views.axial.cross = [this.#at.sagittal + 0.5, this.#at.coronal + 0.5];

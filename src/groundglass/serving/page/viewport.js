@@ -80,6 +80,7 @@ export class Viewport {
   /** Shows a raster, or nothing; zoom and place stay, so that slices can be compared. */
   show(raster) {
     this.raster = raster;
+    this.to.hovered("");
     this.draw();
   }
 
@@ -339,7 +340,7 @@ class Pointers {
       pinch: () => this.#pinch(event.pointerId, before, now),
     };
     // The wheel and the cine may bring another slice meanwhile.
-    if (this.#held && view.raster?.key === this.#held.key) this.#held.measure[this.#held.end] = view.onSlice(now);
+    if (this.#held && this.#mode !== "pinch" && view.raster?.key === this.#held.key) this.#held.measure[this.#held.end] = view.onSlice(now);
     modes[this.#mode]?.();
     view.draw();
   }
