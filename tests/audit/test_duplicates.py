@@ -80,8 +80,7 @@ def test_the_same_file_or_pixels_are_a_pair_with_the_first(records: list[Record]
     copies.append(replace(records[0], path=tmp_path / "pictures.zip!inside/again.png"))
     other_format = saved(read_pixels(records[1]), tmp_path / "other.bmp")
     pairs = find_pairs(traces_of([*records, *copies, other_format]))
-    same_file = [(records[0], copy, "file") for copy in copies]
-    assert seen(pairs) == [*same_file, (records[1], other_format, "pixels")]
+    assert seen(pairs) == [*((records[0], copy, "file") for copy in copies), (records[1], other_format, "pixels")]
     assert {pair.correlation for pair in pairs} == {1.0}
     said = ((None, None), (Label.COVID, "train"), (Label.NON_COVID, "test"))
     known = [replace(records[0], label=label, split=part) for label, part in said]
@@ -93,8 +92,7 @@ def test_neighbours_of_a_patient_are_no_copies_and_their_likeness_is_expected(di
     pairs = find_pairs(series)
     assert len(pairs) > 10
     assert {pair.kind for pair in pairs} == {"lookalike"}
-    one_patient = [replace(each, record=replace(each.record, patient_id="one")) for each in series]
-    assert find_pairs(one_patient) == []
+    assert find_pairs([replace(each, record=replace(each.record, patient_id="one")) for each in series]) == []
 
 
 def test_what_is_unreadable_is_passed_over_unless_held_out(records: list[Record], tmp_path: Path) -> None:

@@ -58,8 +58,7 @@ def test_train_warns_of_what_parts_share(data: Path, train: Command, tmp_path: P
         "warning: 1 pair of slices of different patients show the same slice, so that splits by patient do not keep "
         f"them together: {pair}",
     ]
-    assert warnings(manifest="manifest.csv") == []
-    assert warnings("--no-audit") == []
+    assert warnings(manifest="manifest.csv") == warnings("--no-audit") == []
     lines, other = (data / "leaking.csv").read_text().splitlines(), tmp_path / "other.csv"
     other.write_text(f"{lines[0]}\n{data}/{lines[-1]}\n")
     (said, *_) = warnings("--data", str(other), manifest="manifest.csv")
@@ -97,9 +96,9 @@ def test_options_that_will_not_do_are_refused_before_slices_are_read(train: Comm
         ("phantom-demo", "--devices 0", "'--devices': Input should be greater than or equal to 1"),
         ("phantom-demo", "--seed 4294967296", "'--seed': Input should be less than or equal to 4294967295"),
         ("phantom-demo", "--output .", "is not empty and holds no run"),
+        ("phantom-demo", "--set augmenter=os:system", "augmenter=os:system"),
         ("phantom-demo", "--dry-run --devices 2 --accelerator moon", "moon --devices 2: not on this"),
-        ("lungs", "--dry-run", "are for classifiers"),
-        ("lungs", "--devices 2", "are for classifiers"),
+        *(("lungs", option, "are for classifiers") for option in ("--dry-run", "--devices 2")),
     ):
         status, _, err = train(*options.split(), recipe=recipe)
         assert (status, said in err) == (2, True), options
@@ -118,8 +117,7 @@ def arguments(experiment: str, data: Path, place: Path, more: str, epochs: int =
     sets = "synthesis.slices_per_epoch=0", *scratch, f"training.epochs={epochs}"
     where = ["--data", str(data), "--runs", str(place / "runs"), "--output", str(place / "results")]
     small = ["--cache", str(data.parent / "cache"), "--threads", "1", "--accelerator", "cpu", "--quiet"]
-    overrides = (part for each in sets for part in ("--set", each))
-    return ["paper", experiment, *where, *small, *overrides, *more.split()]
+    return ["paper", experiment, *where, *small, *(part for each in sets for part in ("--set", each)), *more.split()]
 
 
 def saved(place: Path, name: str) -> dict[str, Any]:

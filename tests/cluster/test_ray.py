@@ -95,7 +95,6 @@ def spread(two_workers: None, classifier: Classifier) -> Spread:
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_workers")
 def test_rows_of_a_manifest(run_command: Command, tiny_bundle: Path, folder: Path, tmp_path: Path) -> None:
-    """As one process writes them."""
     from pyarrow import parquet
 
     manifest = tmp_path / "slices.csv"
@@ -110,14 +109,15 @@ def test_rows_of_a_manifest(run_command: Command, tiny_bundle: Path, folder: Pat
         tables.append(parquet.read_table(tmp_path / f"{name}.parquet"))
         assert [json.loads(line) for line in printed.splitlines()] == tables[-1].to_pylist()
     assert tables[0].num_rows == 303
-    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[1]), "as one process writes them"
     assert {path.name for path in tmp_path.iterdir()} == {"deep.png", "local.parquet", "ray.parquet", "slices.csv"}
 
 
 @pytest.mark.slow
-def test_predictions_in_order(spread: Spread, classifier: Classifier, folder: Path, tmp_path: Path) -> None:
-    """The same as of one process, with identifiers."""
-    paths = [folder, tmp_path, folder / "0.png", folder / "notes.txt", tmp_path / "gone.png"]
+def test_in_order(spread: Spread, classifier: Classifier, folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """Predictions are those of one process, with identifiers; relative paths lead to where they lead here."""
+    monkeypatch.chdir(folder)
+    paths = [folder, tmp_path, Path("0.png"), folder / "notes.txt", tmp_path / "gone.png"]
     expected = list(Classifier(classifier.bundle, keep_identifiers=True).predict_all(paths))
     assert {prediction.status for prediction in expected} == set(Status)
     assert [prediction for prediction in expected if prediction.file == str(tmp_path)], "an empty folder"
@@ -203,20 +203,16 @@ def test_without_ray_one_line_says_how_to_get_it(classifier: Classifier, monkeyp
         next(RayClassifier(classifier.bundle).predict_all([]))
 
 
-def child(code: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """A Python without what the Ray of this process has set."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.Popen(command, **pipes, text=True, env={**clean, **environment})
-
-
 @pytest.mark.slow
 def test_a_local_ray_listens_to_this_machine_only(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     # A folder of its own, with a short path: sockets lie in it, and other tests may have a Ray of theirs in the usual one.
     temporary = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     request.addfinalizer(lambda: shutil.rmtree(temporary, ignore_errors=True))
-    started = child(ALONE, HOME=str(tmp_path), TMPDIR=str(temporary))
+    # A Python without what the Ray of this process has set.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    own = {**clean, "HOME": str(tmp_path), "TMPDIR": str(temporary)}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    started = subprocess.Popen([sys.executable, "-c", ALONE], **pipes, text=True, env=own)
     try:
         assert started.stdout is not None
         assert started.stdout.readline() == '[2, "token"]\n'

@@ -127,8 +127,7 @@ def test_zenodo_3757476(tmp_path: Path, bring: Bring) -> None:
 
 def test_luna16(tmp_path: Path, bring: Bring) -> None:
     sitk = pytest.importorskip("SimpleITK")
-    lungs = mask(10, [4, 5], 3) + mask(10, [8], 5)
-    for folder, voxels in (("subset0", volume(10)), ("seg-lungs-LUNA16", lungs)):
+    for folder, voxels in (("subset0", volume(10)), ("seg-lungs-LUNA16", mask(10, [4, 5], 3) + mask(10, [8], 5))):
         (tmp_path / folder).mkdir(parents=True)
         sitk.WriteImage(sitk.GetImageFromArray(voxels.T), str(tmp_path / folder / "1.3.6.1.mhd"))
     records = bring("luna16")
@@ -178,10 +177,10 @@ def test_ricord_1a(tmp_path: Path, bring: Bring) -> None:
     assert taken(bring("ricord-1a"), orders) == {patient: [2, 3, 4, 5]}
     files = (dcmread(path) for path in folder.iterdir())
     on = next(file for file in files if LUNG.apply(file.pixel_array - 1024.0).tobytes() == orders[patient][1])
-    square, other = [[10, 20], [19, 20], [19, 24], [10, 24]], [[0, 0], [5, 9]]
+    square, beside, other = *([[x, 20], [x + 9, 20], [x + 9, 24], [x, 24]] for x in (10, 15)), [[0, 0], [5, 9]]
     drawn = [
         {"labelId": name, "data": vertices and {"vertices": vertices}, "SOPInstanceUID": on.SOPInstanceUID}
-        for name, vertices in (("i", square), ("a", other), ("i", None))
+        for name, vertices in (("i", square), ("i", beside), ("a", other), ("i", None))
     ]
     names = [{"id": "i", "name": "Infectious opacity"}, {"id": "a", "name": "Atelectasis"}]
     content = {"labelGroups": [{"labels": names}], "datasets": [{"annotations": drawn}]}
@@ -189,8 +188,8 @@ def test_ricord_1a(tmp_path: Path, bring: Bring) -> None:
     (record,) = bring("ricord-1a")
     assert taken([record], orders) == {patient: [1]}
     lesion = read_mask(record.lesion_mask or Path(), blank(64, 64))
-    assert lesion[20:25, 10:20].all(), "x comes before y"
-    assert lesion.sum() == 50
+    assert lesion[20:25, 10:25].all(), "x comes before y, and there is no hole where two outlines overlap"
+    assert lesion.sum() == 75
 
 
 def test_cc_ccii(tmp_path: Path, bring: Bring) -> None:
@@ -212,18 +211,17 @@ def test_cc_ccii(tmp_path: Path, bring: Bring) -> None:
 
 def test_covidx_ct(tmp_path: Path, bring: Bring) -> None:
     train = [f"NCP_96_1328_{index:04d}.png" for index in range(30)]
-    test = ["Normal_3_4_0001.png", "CP_8_9_0001.png", "radiopaedia-10-85902-1-0004.png"]
+    test = ["Normal_3_4_0001.png", "CP_8_9_0001.png", "radiopaedia-10-85902-1-0004.png", "A002304-5-0017.png"]
     for name in (*train, *test):
         save_image(tmp_path / "2A_images" / name)
     (tmp_path / "train_COVIDx_CT-2A.txt").write_text("".join(f"{name} 2 0 0 7 7\n" for name in train))
-    lines = (f"{name} {kind} 0 0 7 7\n" for kind, name in enumerate(test))
+    lines = (f"{name} {kind} 0 0 7 7\n" for kind, name in zip((0, 1, 2, 2), test, strict=True))
     (tmp_path / "test_COVIDx_CT-2A.txt").write_text("".join(lines))
     (tmp_path / "train_COVIDx_CT-2B.txt").write_text("".join(f"{name} 2 0 0 7 7\n" for name in train))
-    records = bring("covidx-ct")
-    ours, others = ([each for each in records if each.split == part] for part in ("train", "test"))
+    ours, others = ([each for each in bring("covidx-ct") if each.split == part] for part in ("train", "test"))
     assert (len(ours), about(ours)) == (15, {("NCP_96", COVID, "COVID-19")})
     pneumonia, normal = ("CP_8", OTHER, "pneumonia"), ("Normal_3", OTHER, "normal")
-    assert about(others) == {("radiopaedia-10", COVID, "COVID-19"), pneumonia, normal}
+    assert about(others) == {*((name, COVID, "COVID-19") for name in ("radiopaedia-10", "A002304")), pneumonia, normal}
     for line in (b"CP_8_9_0001.png 3 0 0 7 7", b"caf\xe9.png 2 0 0 7 7", b"CP_8_9_0001.png"):
         (tmp_path / "val_COVIDx_CT-2A.txt").write_bytes(line)
         with pytest.raises(DataError, match=r"val_COVIDx_CT-2A.txt: .*0 to 2"):
@@ -267,6 +265,8 @@ def test_the_command_leaves_nothing_half_done(tmp_path: Path, monkeypatch: Patch
     assert "4 slices (0 with lung masks, 0 with lesion masks) written" in out
     assert sorted(path.name for path in output.parent.iterdir()) == ["moscow-slices", "moscow.csv"]
     assert [(each.status, "exists already" in each.err) for each in again] == [(2, True)] * 2
+    study.unlink()
+    assert "study_0940.nii.gz" in run_command(*words, output.with_name("none.csv")).err, "why there is nothing"
 
 
 @pytest.mark.parametrize("name", sorted(COLLECTIONS))

@@ -61,7 +61,8 @@ def test_spellings(tmp_path: Path, delimiter: str, spelt: str) -> None:
 
 def test_what_is_wrong_is_named_with_file_and_line(folder: Path) -> None:
     for content, said in (
-        (f"{HEADER}a.png,1,p,s,train", "line 3: label '1'"),
+        *((f"{HEADER}a.png,{label},p,s,train", f"line 3: label '{label}'") for label in ("1", "COVID-", "Covid −")),
+        (f'{HEADER}a.png,COVID,"p,s,train\nc.png,COVID,q,s,train', "unexpected end of data"),
         (f"{HEADER}a.png,healthy,p,s,train", "line 3: label 'healthy' .*: --map-label healthy=COVID"),
         (f"{HEADER}a.png,COVID,p,s,held", "line 3: split 'held'"),
         (f"{HEADER}a,b.png,COVID,p,s,train", "line 3: has more fields than columns"),
@@ -88,8 +89,7 @@ def test_labels_are_mapped_as_the_user_says(folder: Path) -> None:
     assert [record.label for record in load_dataset(folder / "set.csv", named)] == list(Label)
     for name in ("positive", "pneumonia, bacterial", "NonCOVID"):
         save_image(folder / "set" / name / "a.png")
-    found = [record.label_name for record in load_dataset(folder / "set", named)]
-    assert found == ["NonCOVID", "NonCOVID", "COVID"]
+    assert [each.label_name for each in load_dataset(folder / "set", named)] == ["NonCOVID", "NonCOVID", "COVID"]
     for wrong, said in (("a=COVID,b", "'b' maps no label"), ("a=b", "label 'b'"), ("COVID=NonCOVID", "its opposite")):
         with pytest.raises(DataError, match=said):
             load_dataset(folder, [wrong])
@@ -98,9 +98,8 @@ def test_labels_are_mapped_as_the_user_says(folder: Path) -> None:
 def test_written_manifest_reads_back_and_moves_with_its_images(tmp_path: Path) -> None:
     before, outside = tmp_path / "before", save_image(tmp_path / "elsewhere" / "c.png")
     slices = [save_image(before / name) for name in ("x, y/ä.png", "b.png")]
-    mask = save_image(before / "mask.png")
     records = (
-        Record(slices[0], Label.COVID, "p-1", "ward", "train", mask, outside, "CT-2"),
+        Record(slices[0], Label.COVID, "p-1", "ward", "train", save_image(before / "mask.png"), outside, "CT-2"),
         Record(slices[1], None, "unknown:b.png", "ward", None, unit="HU+1024"),
         Record(outside, Label.NON_COVID, "p-2", "ward", "test", collection="COVID-CT"),
     )
@@ -110,15 +109,6 @@ def test_written_manifest_reads_back_and_moves_with_its_images(tmp_path: Path) -
     moved = read_manifest(after / "set.csv").records
     assert [record.path for record in moved] == [after / "x, y" / "ä.png", after / "b.png", outside]
     assert moved[0].lung_mask == after / "mask.png"
-
-
-def test_masks_are_as_large_as_their_slice(folder: Path) -> None:
-    mask = np.eye(40, 30, dtype=np.uint8)
-    save_image(folder / "mask.png", mask)
-    (record,) = read(folder, "path,lung_mask", "a.png,mask.png")
-    assert np.array_equal(read_mask(record.lung_mask, blank(40, 30)), mask > 0)
-    with pytest.raises(ImageError, match=r"mask\.png: a mask of 30 x 40 pixels for a slice of 40 x 30"):
-        read_mask(record.lung_mask, blank(30, 40))
 
 
 @pytest.fixture
@@ -153,10 +143,11 @@ def test_series_zips_and_slices_of_volumes(series: Path) -> None:
     manifest.write_manifest(found, again)
     assert read_manifest(again).records == found.records
     assert list(manifest.iterate_paths(again))[-2:] == [last.path, series / "volume.nii.gz"]
-    again.write_text("path,label,slice\nvolume.nii.gz,CT-2,1\nseries,CT-2,2\nseries,CT-2,\n")
-    # Labels of other names are no matter of who predicts.
+    again.write_text("path,label,slice\nvolume.nii.gz,CT-2,1\nseries,CT-2,2\nvolume.nii.gz,CT-2,3\nseries,CT-2,\n")
+    # Labels of other names are no matter of who predicts, and a volume is read once.
     assert list(manifest.iterate_paths(again)) == [series / "volume.nii.gz", last.path, series / "series"]
-    assert {each.patient_id for each in read(series, "path", "series", "series.zip")} == {"series", "series.zip"}
+    unnamed = read(series, "path,slice", "series,", "series.zip,1", "volume.nii.gz,1", "volume.nii.gz!3,")
+    assert {each.patient_id for each in unnamed} == {"series", "series.zip", "volume.nii.gz"}, "each is of one person"
     for shift, factor in ((4.0, 1.0), (0.0, 0.5)):
         affine = np.diag([1.0, 1.0, factor, 1.0]) + shift * np.eye(4, k=3)
         nib.save(nib.Nifti1Image(np.zeros((6, 5, 4), np.uint8), affine), series / "mask.nii.gz")
@@ -166,7 +157,7 @@ def test_series_zips_and_slices_of_volumes(series: Path) -> None:
     assert [record.path for record in read(series, "path,slice", "a.png,57")] == [picture]
 
 
-def test_series_and_volumes_that_do_not_have_the_slice(series: Path) -> None:
+def test_series_and_volumes_that_do_not_have_the_slice_and_masks_of_another_size(series: Path) -> None:
     for row, said in (
         ("series,3,,", "line 2: .*series has no slice 3; the first one is 0"),
         ("series,,mask.nii.gz,", "line 2: .*series holds 3 slices and a mask is of one"),
@@ -177,6 +168,8 @@ def test_series_and_volumes_that_do_not_have_the_slice(series: Path) -> None:
     ):
         with pytest.raises((DataError, ImageError), match=said):
             read_pixels(read(series, "path,slice,lesion_mask,unit", row).records[0])
+    with pytest.raises(ImageError, match=r"mask\.png: a mask of 6 x 8 pixels for a slice of 40 x 30"):
+        read_mask(save_image(series / "mask.png"), blank(30, 40))
 
 
 def test_a_volume_is_read_once_for_its_slices_and_again_when_it_changed(series: Path, monkeypatch: Patch) -> None:
@@ -288,26 +281,19 @@ def test_several_data_sets_are_one(tmp_path: Path) -> None:
         ("rome,", "rome:7 b/own:7", True),
         ("rome,rome", "rome:7 rome:7", True),
         ("rome,oslo", "rome:rome/7 oslo:oslo/7", False),
+        ("x+y,y,w", "x:x/7 y:x/7 y:x/7 w:w/7", False),  # those that two data sets share link a patient
     ],
 )
 def test_sources_and_patients_of_several_data_sets_are_kept_apart(
     tmp_path: Path, sources: str, expected: str, same: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     manifest.say.cache_clear()
-    for name, source in zip("ab", sources.split(","), strict=True):
-        save_image(tmp_path / name / "1.png")
-        (tmp_path / name / "own.csv").write_text(f"path,patient_id,source\n1.png,7,{source}\n")
-    pool = load_pool([tmp_path / name / "own.csv" for name in "ab"])
+    for name, several in zip("abc", sources.split(","), strict=False):
+        rows = [f"{save_image(tmp_path / name / f'1{source}.png')},7,{source}" for source in several.split("+")]
+        (tmp_path / name / "own.csv").write_text("\n".join(["path,patient_id,source", *rows]))
+    pool = load_pool(sorted(tmp_path.glob("*/own.csv")))
     assert " ".join(f"{record.source}:{record.patient_id}" for record in pool) == expected
     assert ("7: patients of several data sets, taken for the same people" in caplog.text) is same
-
-
-def test_sources_that_two_data_sets_share_link_a_patient(tmp_path: Path) -> None:
-    for name in ("xy", "y", "w"):
-        rows = [f"{save_image(tmp_path / name / f'{source}.png')},7,{source}" for source in name]
-        (tmp_path / name / "own.csv").write_text("\n".join(["path,patient_id,source", *rows]))
-    pool = load_pool([tmp_path / name / "own.csv" for name in ("xy", "y", "w")])
-    assert [record.patient_id for record in pool] == ["x/7", "x/7", "x/7", "w/7"]
 
 
 def test_described(tmp_path: Path, run_command: Command) -> None:

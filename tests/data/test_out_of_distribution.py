@@ -186,8 +186,7 @@ def write_documented_set(folder: Path, dicom: Path) -> list[Path]:
     for kind, name, content in [*generated(), *samples()]:
         path = folder / kind.replace(" ", "-") / (name if isinstance(content, bytes) else f"{name}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        png = content if isinstance(content, bytes) else cv2.imencode(".png", content)[1].tobytes()
-        path.write_bytes(png)
+        path.write_bytes(content if isinstance(content, bytes) else cv2.imencode(".png", content)[1].tobytes())
         written.append(path)
     return written
 

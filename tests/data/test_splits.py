@@ -74,6 +74,8 @@ def test_official_is_what_the_data_set_says(published: Manifest, pooled: Manifes
     assert Counter(record.source for record in val) == {f"ward-{ward}": 3 for ward in range(4)}
     assert len({record.patient_id for record in val}) == 4
     assert sum(map(len, members(pooled, both).values())) == 746 + 120
+    twice = (*pooled, replace(val[0], source="ward-9", path=Path("x.png")))
+    assert len(pooled) in make_split(replace(pooled, records=twice), "official").part("val"), "with all of a patient's"
 
 
 @pytest.mark.parametrize(("kind", "val", "close"), [("random", 0.1, 1), ("patients", 0.16, 12)])
@@ -104,6 +106,7 @@ def test_sources_left_out_are_only_tested(published: Manifest, pooled: Manifest)
     assert taught == {(hospital, False) for hospital in ("covid-ct", "ward-0", "ward-2", "ward-3")}
     odd = make_split(with_slice(WARDS, source="clinic [A]"), "leave-source-out:clinic [A]", allow_overlap=True)
     assert odd.parts["test"] == (120,)
+    assert list(make_split(TRAINED, "leave-source-out:ward-1").parts) == ["train", "test"], "none validates"
 
 
 @pytest.mark.parametrize("spec", ["patients:2/4", "leave-source-out:ward-1", "random"])

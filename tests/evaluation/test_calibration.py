@@ -97,8 +97,7 @@ def test_the_summary_measures_calibrated_probabilities_and_counts_sets() -> None
     ):
         slices, values = (part([(f"p{index}", each) for index, each in enumerate(label)]), np.array(probability))
         document = summary(slices, 2 * np.log(values / (1 - values)), calibrated(2.0, *quantiles))
-        counts = [document[name] for name in ("slices", "covid", "patients")]
-        assert counts == [len(label), sum(label), len(label)]
+        assert [document[name] for name in ("slices", "covid", "patients")] == [len(label), sum(label), len(label)]
         brier, sets = document["metrics"]["brier"], document["prediction_sets"]
         assert brier["value"] == pytest.approx(np.mean((values - label) ** 2))
         assert brier["low"] < brier["value"] < brier["high"]

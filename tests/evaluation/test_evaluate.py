@@ -83,8 +83,7 @@ def make(tmp_path: Path) -> Make:
             path = tmp_path / "data" / (names or {}).get(number, f"slice {number:02}.png")
             # Three of the test part look like the other class.
             draw(path, 95 if (label is Label.COVID) != (number in {0, 1, 2}) else 40, number)
-            record = Record(path, label, f"patient {number // 2}", "drawn", split)
-            records.append(replace(record, **changes))
+            records.append(replace(Record(path, label, f"patient {number // 2}", "drawn", split), **changes))
         return Manifest("drawn", tmp_path / "data", tuple(records))
 
     return make
@@ -149,8 +148,7 @@ def test_figures_are_downloaded_as_svg_and_csv(go: Go, make: Make, out: Path) ->
     x, y = ([float(row[key]) for row in table["roc"] if row[key]] for key in axes)
     assert np.trapezoid(y, x) == pytest.approx(evaluation.measured.metrics["auc"].value)
     for curve in names[:2]:
-        banded = [float(row["low"]) <= float(row["high"]) for row in table[curve] if row["low"]]
-        assert banded == [True] * 101
+        assert [float(row["low"]) <= float(row["high"]) for row in table[curve] if row["low"]] == [True] * 101
     assert [row["called COVID"] for row in table["confusion"]] == ["5", "2"]
     assert sum(int(row["count"]) for row in table["reliability"]) == 12
 
@@ -376,7 +374,7 @@ def test_a_bundle_is_evaluated(tiny_bundle: Path, make: Make, out: Path, monkeyp
     assert (fit["reasons"], fit["beyond_95"]) == ({"blank": 1}, None)
     assert set(fit["prediction_sets"]["coverage"]) == {"COVID", "NonCOVID"}
     page = page_of(out)
-    for words in ("the input check refuses 4 %", "no reference of its training data", "COVID slices"):
+    for words in ("the input check refuses 4 %", "no reference of its training data", "COVID slices", "not counted"):
         assert words in page.text
     assert "<details><summary>Of these slices the input check" in page.html, "folded under a sentence"
     assert sorted(path.name for path in tiny_bundle.iterdir()) == before, "nothing is written into it"

@@ -29,8 +29,7 @@ def test_calls_errors_of_calibration_and_reliability_by_hand() -> None:
     assert list(compute_metrics(LABEL, PROBABILITY)) == list(TITLES)
     # Every bin but the first holds one slice; the first holds two that are both right by 0.05.
     errors = [0.05, 0.15, 0.35, 0.85, 0.75, 0.55, 0.45, 0.25, 0.05, 0.05]
-    found = compute_metrics(LABEL, PROBABILITY)["calibration_error"].value
-    assert found == pytest.approx(sum(errors) / 10)
+    assert compute_metrics(LABEL, PROBABILITY)["calibration_error"].value == pytest.approx(sum(errors) / 10)
     counts = {"true_positive": 3, "false_positive": 2, "true_negative": 4, "false_negative": 1}
     assert confusion(LABEL, PROBABILITY) == counts
     assert [*confusion(LABEL, np.full(10, 0.5)).values()] == [4, 6, 0, 0], "called COVID at the threshold"

@@ -124,6 +124,13 @@ WRITTEN: dict[str, Any] = {
     **{f"{kind} from {first}": bare(first=first, encoding=kind) for kind in ENCODINGS for first in BEGINNINGS},
     **{f"4.{syntax}": partial(write_coded, syntax=syntax) for syntax in ("51", "201", "202", "203")},
 }
+KINDS: dict[str, tuple[np.ndarray, dict[str, object]]] = {
+    "signed": (CHEST, {}),
+    "signed 12 bits": (CHEST, {"BitsStored": 12}),
+    "unsigned 12 bits": (POSITIVE, {"RescaleIntercept": -1024, "BitsStored": 12}),
+    "8 bits": (GREY, {"RescaleIntercept": -1350, "RescaleSlope": 6}),
+    "several frames": (np.stack([CHEST, CHEST[::-1], CHEST + 5]), {}),
+}
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -222,15 +229,6 @@ def test_grey_in_colours_is_grey_and_colours_are_refused(tmp_path: Path, kind: s
     assert image.hounsfield is None
     coloured = write_coloured(tmp_path / "a.dcm", kind, tint=0.3)
     assert isinstance(assert_refused(coloured, r"a\.dcm: a colour image .*are coloured"), NotASliceError)
-
-
-KINDS: dict[str, tuple[np.ndarray, dict[str, object]]] = {
-    "signed": (CHEST, {}),
-    "signed 12 bits": (CHEST, {"BitsStored": 12}),
-    "unsigned 12 bits": (POSITIVE, {"RescaleIntercept": -1024, "BitsStored": 12}),
-    "8 bits": (GREY, {"RescaleIntercept": -1350, "RescaleSlope": 6}),
-    "several frames": (np.stack([CHEST, CHEST[::-1], CHEST + 5]), {}),
-}
 
 
 @pytest.mark.parametrize("syntax", ["5", "4.57", "4.70", "4.80", "4.81", "4.90", "4.91"])
@@ -418,10 +416,7 @@ def test_identifiers_are_kept_apart_and_a_damaged_name_costs_no_slice(tmp_path: 
     path = spoil(write_ct(tmp_path / "a.dcm"), b"Doe^Jane", b"\xff\x00\x1b[\n\xfe^\xff")
     name = read_slice(path).origin.patient.name
     assert name is None or name.isprintable()
-
-
-def test_a_header_does_not_keep_its_whole_file(tmp_path: Path) -> None:
-    assert open_dataset(FileSource(write_ct(tmp_path / "a.dcm")), DEFAULT_LIMITS, ["Modality"]).buffer is None
+    assert open_dataset(FileSource(path), DEFAULT_LIMITS, ["Modality"]).buffer is None, "nor is a whole file kept"
 
 
 @pytest.mark.parametrize("length", [140, 200, 400])

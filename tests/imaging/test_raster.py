@@ -27,6 +27,8 @@ WINDOWED = np.clip((CHEST + 1350) / 1500, 0, 1) * 4095
 WINDOWED[:4] = 0  # air and black margin lie where soft tissue and air do with 1024 added to Hounsfield units
 DEEP = [*((np.linspace(0, white, 64), white) for white in (65535, 4095, 255)), (WINDOWED, 4095)]
 DEEP.append((np.full(8, 65535), 65535))
+HOUNSFIELD = {kind: CHEST.astype(kind) for kind in ("i2", "i4", "f2", "f4", "f8")}
+HOUNSFIELD |= {f"u2 +{plus}": (CHEST.astype(int) + plus).astype("u2") for plus in (1024, 2048, 8192, 32768)}
 PAGES = [np.roll(GREY, shift, axis=1) for shift in (0, 3, 9)]
 NOISY = GREY + np.random.default_rng(0).integers(0, 9, GREY.shape, np.uint8)
 TINTED = [colormaps[name](NOISY, bytes=True)[..., :3] for name in ("jet", "hsv", "hot", "Blues")]
@@ -90,10 +92,6 @@ def test_tiff_of_any_layout_and_depth(tmp_path: Path, dtype: str, options: dict[
     slice_ = read(tmp_path / "slice.tif", full - values if "photometric" in options else values, **options)
     equal(slice_.pixels, GREY)
     assert (slice_.hounsfield, slice_.origin.frame) == (None, None)
-
-
-HOUNSFIELD = {kind: CHEST.astype(kind) for kind in ("i2", "i4", "f2", "f4", "f8")}
-HOUNSFIELD |= {f"u2 +{plus}": (CHEST.astype(int) + plus).astype("u2") for plus in (1024, 2048, 8192, 32768)}
 
 
 @pytest.mark.parametrize("kind", HOUNSFIELD)
@@ -194,3 +192,6 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path, sid
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     path.write_bytes(content)
     assert_refused(path, rf"bomb\.png: .*{reason}")
+    IMAGE.save(path := tmp_path / "scans.jpg")
+    path.write_bytes(path.read_bytes() + b"\xff\xda" * 101)  # each costs a pass over all pixels
+    assert_refused(path, r"scans\.jpg: more scans than a picture has")

@@ -30,6 +30,11 @@ CLAIMING = """
     a.heic b.avif c.webp d.gif e.jp2 f.jxl g.exr h.psd i.npy j.mnc k.fits l.hdr m.tar n.7z o.rar p.dcm.gz q.ima.bz2 r.dcm.xz
     s.nii.zst t.img u.nii.gz v.pgm w.IMA x.dcm.Z y.Gif z.png
 """
+LINK = zipfile.ZipInfo("link.png")
+LINK.external_attr = (stat.S_IFLNK | 0o777) << 16
+UNPACK = "packed by another method than Deflate; unpack it first"
+LEADING_OUT = ["../e.png", "/etc/e.png", "a/../../e.png", "C:\\e.png", "..\\e.png", "\\e.png", "c:e.png"]
+LEADING_OUT += ["CT/../x.png", "a/b/..", "../readme.txt"]
 
 
 def save(folder: Path, *names: str, content: bytes = PNG) -> None:
@@ -169,18 +174,10 @@ def test_a_series_is_sorted_by_the_headers_alone(tmp_path: Path, zipped: bool) -
     assert bytes_read() - before < 20 * 65_536 + 20 * size, "no file is read whole twice"
 
 
-LINK = zipfile.ZipInfo("link.png")
-LINK.external_attr = (stat.S_IFLNK | 0o777) << 16
-OUT = "leads out of the archive"
-UNPACK = "packed by another method than Deflate; unpack it first"
-LEADING_OUT = ["../e.png", "/etc/e.png", "a/../../e.png", "C:\\e.png", "..\\e.png", "\\e.png", "c:e.png"]
-LEADING_OUT += ["CT/../x.png", "a/b/..", "../readme.txt"]
-
-
 @pytest.mark.parametrize(
     ("odd", "content", "header", "reason"),
     [
-        *((name, PNG, None, OUT) for name in LEADING_OUT),
+        *((name, PNG, None, "leads out of the archive") for name in LEADING_OUT),
         (LINK, b"/etc/passwd", None, "a link; links in archives are not followed"),
         ("bomb.png", bytes(40_000_000), None, "taken for a decompression bomb"),
         *(("big.dcm", PNG, header, UNPACK) for header in ((8, 9), (8, 12), (8, 14))),

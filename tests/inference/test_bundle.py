@@ -26,6 +26,21 @@ from groundglass.inference.bundle import DEFAULT, Bundle, identity, save_arrays,
 from groundglass.inference.calibration import UNCERTAIN
 from groundglass.inference.prediction import Status
 
+PICKLED = io.BytesIO()
+np.savez(PICKLED, slice=np.array([{"an": "object"}], dtype=object))
+CALIBRATION = {"temperature": 1, "coverage": 0.9, "quantiles": {"COVID": 0.5, "NonCOVID": 1}}
+PREPROCESSING = {"size": 64, "crop": True, "margin": 0.06, "normalisation": "zero-mean"}
+HALF_A_REFERENCE = accept_all(channels=64).as_arrays() | {"embedding.centre": np.zeros(64)}
+IMPOSSIBLE = [
+    {"threshold": 0.5},
+    {"precision": "int4"},
+    {"files": {"classifier.onnx": {"sha256": "0", "bytes": 1}}},
+    {"preprocessing": PREPROCESSING | {"size": 10**9}},
+    {"preprocessing": PREPROCESSING | {"normalisation": "unheard-of"}},
+    {"calibration": CALIBRATION | {"temperature": 0}},
+    {"calibration": CALIBRATION | {"quantiles": {"COVID": 2, "NonCOVID": 1}}},
+]
+
 
 @pytest.fixture
 def copy(tiny_bundle: Path, tmp_path: Path) -> Path:
@@ -51,6 +66,9 @@ def test_a_zip_is_as_good_as_a_folder_and_always_the_same(tiny_bundle: Path, tmp
     assert {each.compress_type for each in zipfile.ZipFile(tmp_path / "a.zip").infolist()} == {zipfile.ZIP_DEFLATED}
     bundle = Bundle.open(tiny_bundle)
     assert Bundle.open(tmp_path / "a.zip").id == bundle.id == f"{bundle.info.id[:12]}-fp32"
+    fields, contents = tiny_parts()
+    write_bundle(tmp_path / "odd.zip", fields | {"training": {"run": "caf\udce9"}}, contents)
+    assert Bundle.open(tmp_path / "odd.zip").info.training == {"run": "caf\udce9"}, "a name that is no UTF-8"
     assert bundle.preprocessing == Preprocessing(size=64, normalisation="min-max")
     assert Bundle.open("default").path == Bundle.open().path == DEFAULT
     with pytest.raises(BundleError, match="no such bundle"):
@@ -71,24 +89,6 @@ def test_what_is_missing_or_damaged_is_named(copy: Path, name: str) -> None:
     (copy / "bundle.json").write_text(text)
     with pytest.raises(BundleError, match="was changed after it was written"):
         Bundle.open(copy)
-
-
-PICKLED = io.BytesIO()
-np.savez(PICKLED, slice=np.array([{"an": "object"}], dtype=object))
-CALIBRATION = {"temperature": 1, "coverage": 0.9, "quantiles": {"COVID": 0.5, "NonCOVID": 1}}
-PREPROCESSING = {"size": 64, "crop": True, "margin": 0.06, "normalisation": "zero-mean"}
-HALF_A_REFERENCE = accept_all(channels=64).as_arrays() | {"embedding.centre": np.zeros(64)}
-
-
-IMPOSSIBLE = [
-    {"threshold": 0.5},
-    {"precision": "int4"},
-    {"files": {"classifier.onnx": {"sha256": "0", "bytes": 1}}},
-    {"preprocessing": PREPROCESSING | {"size": 10**9}},
-    {"preprocessing": PREPROCESSING | {"normalisation": "unheard-of"}},
-    {"calibration": CALIBRATION | {"temperature": 0}},
-    {"calibration": CALIBRATION | {"quantiles": {"COVID": 2, "NonCOVID": 1}}},
-]
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,7 @@ def test_what_is_no_bundle_is_told(copy: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     zipfile.ZipFile(tmp_path / "empty.zip", "w").close()
     for name, words in (
-        ("nowhere", "no such bundle"),
-        ("x" * 300, "no such bundle"),
+        *((name, "no such bundle") for name in ("nowhere", "x" * 300)),
         ("file", "neither a bundle's folder nor a zip"),
         ("empty.zip", r"bundle\.json is missing"),
     ):

@@ -35,6 +35,13 @@ PIXELS, HU = PHANTOM.slice.pixels, np.rint(PHANTOM.slice.hounsfield).astype(np.i
 PICTURE, RGB = Image.fromarray(PIXELS), np.stack([PIXELS] * 3, axis=2)
 PHOTOGRAPH = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
 REFUSED = {"without a pixel": PIXELS[:0], "colour photograph": PHOTOGRAPH, "in colour": PHOTOGRAPH / 255}
+REFUSED["(8, 0), without a pixel"] = Image.new("L", (0, 8))
+GREY: dict[str, Any] = {
+    "uint16": PIXELS.astype(np.uint16) * 257, "RGB": RGB, "one channel": PIXELS[..., None], "one plane": PIXELS[None],
+    "float": RGB / 255, "not contiguous": np.asfortranarray(PIXELS), "slice": CTSlice(PIXELS, Origin("x", "PNG")),
+    "Pillow L": PICTURE, "Pillow P": PICTURE.convert("P"), "bytes": cv2.imencode(".png", PIXELS)[1].tobytes(),
+    "open file": io.BytesIO(cv2.imencode(".bmp", RGB)[1].tobytes()),
+}  # fmt: skip
 UNREADABLE = {
     "bytes: not an image": b"damaged",
     r"array: an array of float64, shape \(9,\)": np.zeros(9),
@@ -43,6 +50,7 @@ UNREADABLE = {
     "nibabel: it has no affine": nibabel.Nifti1Image(PIXELS[..., None], None),
     "SimpleITK: .*several components": sitk.Image(8, 8, sitk.sitkVectorUInt8),
     r"nowhere\.png: no such file": "nowhere.png",
+    "neither a file nor a folder": "",
 }
 
 
@@ -56,14 +64,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         own = {"SOPInstanceUID": f"1.2.3.{number}", "ImagePositionPatient": [0, 0, 10.0 * number]}
         change_dicom(path, SeriesInstanceUID="1.2.3", **own)
     return folder
-
-
-GREY: dict[str, Any] = {
-    "uint16": PIXELS.astype(np.uint16) * 257, "RGB": RGB, "one channel": PIXELS[..., None], "one plane": PIXELS[None],
-    "float": RGB / 255, "not contiguous": np.asfortranarray(PIXELS), "slice": CTSlice(PIXELS, Origin("x", "PNG")),
-    "Pillow L": PICTURE, "Pillow P": PICTURE.convert("P"), "bytes": cv2.imencode(".png", PIXELS)[1].tobytes(),
-    "open file": io.BytesIO(cv2.imencode(".bmp", RGB)[1].tobytes()),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", GREY)
@@ -105,7 +105,6 @@ def test_probability_and_label_follow_the_calibration(classifier: Classifier, fo
 
 
 def test_two_threads_classify_in_order(classifier: Classifier, tmp_path: Path, monkeypatch: Patch) -> None:
-    """And a bad file stops nothing."""
     for number in range(12):
         write_png(make_phantom(np.random.default_rng(number), 0.4, 0.5, size=128), tmp_path / f"{number}.png")
     (tmp_path / "3b.png").write_bytes((tmp_path / "3.png").read_bytes()[:500])
@@ -124,7 +123,7 @@ def test_two_threads_classify_in_order(classifier: Classifier, tmp_path: Path, m
     predictions = list(classifier.predict_all([tmp_path]))
     assert len(threads - {threading.current_thread().name}) == 2
     broken, photograph = predictions.pop(4), predictions.pop(6)  # where the files stand
-    assert [Path(each.file).name for each in (broken, photograph)] == ["3b.png", "5b.png"]
+    assert [Path(each.file).name for each in (broken, photograph)] == ["3b.png", "5b.png"], "a bad file stops nothing"
     assert [each.status.value for each in (broken, photograph)] == ["failed", "refused"]
     assert predictions == alone, "neighbours change nothing"
     started = threading.active_count()

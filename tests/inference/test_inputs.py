@@ -25,9 +25,8 @@ def tree(tmp_path: Path, monkeypatch: Patch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
+def test_what_arguments_name() -> None:
+    for arguments, expected in (
         ("a", "a"),
         ("x[1].png", "x[1].png"),  # a name with brackets is no pattern
         ("study.zip!s/2.png", "study.zip!s/2.png"),
@@ -42,10 +41,8 @@ def tree(tmp_path: Path, monkeypatch: Patch) -> Path:
         ("a a/.hidden/4.png", "a a/.hidden/4.png"),
         # A damaged archive is left to its reader.
         (f"bad.zip!{LONG} a", f"bad.zip!{LONG} a"),
-    ],
-)
-def test_what_arguments_name(arguments: str, expected: str) -> None:
-    assert [path.as_posix() for path in expand(arguments.split())] == expected.split()
+    ):
+        assert [path.as_posix() for path in expand(arguments.split())] == expected.split()
 
 
 @pytest.mark.parametrize("argument", ["gone", "a/*.dcm", "study.zip!s/3.png", f"{LONG}.zip!x", "", "link.png"])

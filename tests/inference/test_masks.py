@@ -28,9 +28,7 @@ from groundglass.inference.prediction import COPY, Evidence, Prediction, Status
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, of headers damaged on purpose
 
-LEFT = np.array([[1, 1, -1, -1]] * 4, np.float32)
-"""A lesion map over the picture's left half."""
-
+LEFT = np.array([[1, 1, -1, -1]] * 4, np.float32)  # a lesion map over the picture's left half
 PICTURES = {"-lungs.png", "-lesions.png"}
 VOLUMES = {"-lungs.nii.gz", "-lesions.nii.gz"}
 VOXELS = np.random.default_rng(1).integers(-1000, 1000, (7, 6, 5)).astype(np.int16)
@@ -109,10 +107,8 @@ def test_volumes_voxel_for_voxel(tmp_path: Path, write: Write, orientation: str,
     assert mask.GetPixelID() == sitk.sitkUInt8
     np.testing.assert_array_equal(sitk.GetArrayFromImage(mask), VOXELS.T > 0)
     # Of the lesions, in world coordinates: the image's left is the patient's right.
-    dense, found = (
-        np.asanyarray(nibabel.as_closest_canonical(each).dataobj) > 0
-        for each in (source, nibabel.load(files["-lesions.nii.gz"]))
-    )
+    images = map(nibabel.as_closest_canonical, (source, nibabel.load(files["-lesions.nii.gz"])))
+    dense, found = (np.asanyarray(each.dataobj) > 0 for each in images)
     middle = len(dense) // 2
     np.testing.assert_array_equal(found[middle + 1 :], dense[middle + 1 :])
     assert not found[:middle].any()
@@ -230,8 +226,9 @@ def test_a_file_gone_or_of_another_size_or_a_hostile_uid(tmp_path: Path, series:
 
 
 def test_a_damaged_header_costs_no_masks(tmp_path: Path, series: Path, write: Write) -> None:
+    change_dicom(next(series.iterdir()), ImageOrientationPatient=[1, 0, 0, 0, 1, 1e-6])
     for thickness, header in (
-        (None, {"PatientBirthDate": "00000000", "StudyTime": "256199"}),
+        (None, {"PatientBirthDate": "00000000", "StudyTime": "256199", "PatientName": r"a\b"}),
         ("1e400", {"PatientName": "a=b=c=d=e^^^^^^^^"}),
         ("-3", {"PatientID": "é", "LossyImageCompression": "01", "LossyImageCompressionRatio": "9"}),
     ):
@@ -251,13 +248,13 @@ def test_series_in_parts_or_of_one_uid_overwrite_nothing(tmp_path: Path, series:
     for name in "abc":
         shutil.copytree(series, tmp_path / "scans" / name)
     change(tmp_path / "scans" / "c", PatientID="another")
-    predictions = [replace(each, overlay="a.svg") for each in predictions_of(tmp_path / "scans")]
+    predictions = [replace(each, label="COVID") for each in predictions_of(tmp_path / "scans")]  # as of Ray
     files = write(predictions, tmp_path / "three")
     assert [path.suffix for path in (tmp_path / "three").iterdir()] == [".dcm"] * 3
     part = predictions[:4]
     write(part[:3], tmp_path / "part")
     assert list(without_masks(tmp_path / "part", part)) == part, "its SEG lacks an image"
-    copy = replace(predictions[0], status=Status.REFUSED, reason=f"{COPY} of x", file="z/x", overlay=None)
+    copy = replace(predictions[0], status=Status.REFUSED, reason=f"{COPY} of x", file="z/x", label=None)
     without = [copy, Prediction(Status.FAILED, "gone.png", "b", "damaged")]
     assert list(without_masks(tmp_path / "three", [*predictions, *without])) == []
     files[".dcm"].unlink()

@@ -13,6 +13,7 @@ from groundglass.inference.prediction import Prediction, Status
 from groundglass.inference.series import SeriesSummary, Totals, score_interval
 
 RULE = Conformal(coverage=0.9, quantiles={"COVID": 0.4, "NonCOVID": 0.3})
+USED = {1: 1, 2: 2, 3: 3, 15: 3, 16: 4, 20: 4, 21: 5, 100: 20, 101: 21}
 OK = Prediction(Status.OK, "s/1.dcm", "b", None, 0.5, "NonCOVID", series="1.2")
 NECK = Prediction(Status.REFUSED, "s/neck.dcm", "b", "outside the lungs: none", series="1.2")
 
@@ -26,9 +27,7 @@ def summary_of(predictions: Iterable[Prediction], rule: Conformal | None = None)
     return summary
 
 
-@pytest.mark.parametrize(
-    ("count", "used"), [(1, 1), (2, 2), (3, 3), (15, 3), (16, 4), (20, 4), (21, 5), (100, 20), (101, 21)]
-)
+@pytest.mark.parametrize(("count", "used"), USED.items())
 def test_the_score_is_the_mean_of_the_highest_fifth(count: int, used: int) -> None:
     values = [index / count for index in range(count)]
     random.Random(0).shuffle(values)
@@ -47,6 +46,7 @@ def test_the_curve_runs_from_the_feet_to_the_head_else_by_frame_else_as_read() -
         (volume, "v.nii", "frame", (0, 2), (0, 0.2)),
         ([ok("s.zip!a.dcm", 0.9, 1.0), ok("s.zip!b.dcm", 0.1)], "s.zip", "order", (0, 1), (0.9, 0.1)),
         ([ok("s.ZIP!a/b/1.dcm", 0.9, 1.0)], "s.ZIP!a/b", "mm", (1,), (0.9,)),
+        ([ok(f"{__file__}!1.dcm", 0.9, 1.0)], __file__, "mm", (1,), (0.9,)),  # an archive, whatever its name
         ([ok("a/odd!name.dcm", 0.9, 1.0), replace(NECK, file="a/1")], "a", "mm", (1,), (0.9,)),
         ([replace(NECK, file="1.dcm")], ".", "mm", (), ()),
     ):
@@ -59,8 +59,13 @@ def test_the_curve_runs_from_the_feet_to_the_head_else_by_frame_else_as_read() -
 def test_neck_and_abdomen_are_a_failure_beside_no_slice_of_their_series() -> None:
     chest = [ok(f"s/{z}.dcm", position=z) for z in range(3)]
     assert Totals(None, [NECK, *chest]).left_out == 0
-    for series in ("9.9", None):
-        assert Totals(None, [*chest, replace(NECK, file="t/1", series=series)]).left_out == 1
+    assert [Totals(None, [*chest, replace(NECK, file="t/1", series=uid)]).left_out for uid in ("9.9", None)] == [1, 1]
+
+
+def test_another_image_of_the_same_uid_is_no_copy() -> None:
+    for other, copies in (({}, 1), ({"probability": 0.500004}, 0), ({"opacity": 3.0}, 0), ({"lung_cm2": 90.0}, 0)):
+        images = [ok("s/1", instance="1.9"), ok("s/2", **{"instance": "1.9", **other})]
+        assert Totals(None, images).copies == copies
 
 
 def test_the_label_of_a_series_follows_from_its_score_by_the_rule() -> None:
@@ -76,6 +81,9 @@ def test_the_label_of_a_series_follows_from_its_score_by_the_rule() -> None:
         summary = summary_of((ok(f"s/{z}", probability, z, opacity=opacity, label=slices) for z in range(4)), rule)
         assert summary.label == summary.to_dict()["label"] == label
         assert summary.interval == pytest.approx((probability, probability))
+    assert (
+        summary_of((ok(str(z), 0.1, z, flags=("little-lung",) * (z < 3)) for z in range(4)), RULE).label == "uncertain"
+    )
 
 
 def test_the_interval_widens_where_the_score_hangs_on_single_slices() -> None:

@@ -17,7 +17,7 @@ from groundglass.errors import PredictionError
 from groundglass.imaging.slice import Patient
 from groundglass.inference.output import Output, OutputPlan, open_output
 from groundglass.inference.prediction import COLUMNS, IDENTIFIERS, Prediction, Status, row_schema
-from groundglass.inference.writers import ParquetFile, PredictionsWriter, appending, read_predictions
+from groundglass.inference.writers import ParquetFile, PredictionsWriter, appending, json_line, read_predictions
 
 PREDICTIONS = [
     Prediction(Status.OK, "a/1.dcm", "b1", None, 0.123456789012345, "NonCOVID", ("NonCOVID",), (), None, "1.2", -5.5),
@@ -28,7 +28,7 @@ PREDICTIONS = [
 A, ODD, B, C = PREDICTIONS
 NAMED = replace(A, patient=Patient("Doe^Jane", None, "19500102"))
 READ = [A, ODD, B, replace(C, file=r"bytes-\udcff\udce9.png"), NAMED]
-ROW = A.to_dict()
+ROW, LINE = A.to_dict(), json_line(C)
 
 
 def written(file_format: Literal["jsonl", "csv"], *predictions: Prediction) -> bytes:
@@ -115,9 +115,6 @@ def test_parquet_has_types_and_row_groups(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(PredictionError, match=r"pip install '\.\[parquet\]'` from a clone"):
         OutputPlan(tmp_path / "new.parquet").check()
-
-
-LINE = written("jsonl", C)
 
 
 @pytest.mark.parametrize("tail", [LINE[:-1], LINE[:-60], b"\0" * 4096, b"{", b"x" * 200_000], ids=len)

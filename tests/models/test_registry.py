@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from unittest.mock import Mock
 
 import numpy as np
 import onnxruntime
@@ -36,8 +37,7 @@ def test_any_network_of_timm_with_a_pyramid_is_built_and_others_are_refused() ->
     assert [each.shape for each in output] == [(2,), (2, 18, 25), (2, 512)]
     with pytest.raises(GroundglassError, match="vit_tiny_patch16_224: gives no features at strides"):
         build("vit_tiny_patch16_224")
-    near_ones = {"resnet19": "'resnet-18'", "RESNET_50": "'resnet-50'", "zebra": "models` lists"}
-    for wrong, near in near_ones.items():
+    for wrong, near in (("resnet19", "'resnet-18'"), ("RESNET_50", "'resnet-50'"), ("zebra", "models` lists")):
         with pytest.raises(GroundglassError, match=f"{wrong}.*{near}"):
             build(wrong)
 
@@ -50,8 +50,7 @@ def test_every_network_has_the_published_size_and_one_logit(name: str) -> None:
         first = next(layer for layer in network.backbone.modules() if isinstance(layer, torch.nn.Conv2d))
         # Of the published count 999 of 1000 outputs and two of three input channels of the first filters are missing.
         features = network.head.classifier.in_features
-        missing = 999 * (features + 1) + 2 * first.weight.numel()
-        assert counted == PUBLISHED[name.removeprefix("mask-")] - missing
+        assert counted == PUBLISHED[name.removeprefix("mask-")] - 999 * (features + 1) - 2 * first.weight.numel()
         output = network(torch.empty(2, 1, SIZE, SIZE))
     assert [each.shape for each in output] == [(2,), (2, SIZE // 4, SIZE // 4), (2, features)]
     assert measure(name, MEASURED_AT) == (find(name).parameters, find(name).macs)
@@ -96,7 +95,7 @@ def test_every_family_and_switch_trains_and_exports(name: str, left_out: str) ->
     if left_out in {"", "lesions", "mask attention histogram"}:
         for parameter in silent:  # so that all branches are heard
             parameter.data += 0.05 * torch.randn(parameter.shape)
-        # The older exporter knows no pooling to a larger map, which VGG needs for inputs below 224 pixels.
+        # VGG by the newer exporter, as it is exported.
         model = to_onnx(network.eval(), SIZE) if name == "vgg-11" else exported_fast(network.eval())
         if name == "efficientnet-b0":  # whose SiLU has a sigmoid as gates have
             few = images[:, 0].numpy()
@@ -107,6 +106,17 @@ def test_every_family_and_switch_trains_and_exports(name: str, left_out: str) ->
             expected = network(images[:3])  # the batch size is free
         for key, given in zip(names, session.run(names, {"image": images[:3].numpy()}), strict=True):
             np.testing.assert_allclose(given, getattr(expected, key).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_vgg_pools_as_timm_does_but_not_adaptively(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images = build("vgg-11", options={"mlp_ratio": 0.02}).eval(), torch.randn(1, 1, 224, 224)
+    pooling = Mock(wraps=torch.nn.functional.adaptive_avg_pool2d)
+    monkeypatch.setattr(torch.nn.functional, "adaptive_avg_pool2d", pooling)
+    with torch.no_grad():
+        own = [network(images[..., : 32 * side, 32 * side - 32 :]).embedding for side in range(1, 8)]
+        assert not pooling.called, "which no GPU does the same way again"
+        timms = [network.backbone(images[..., : 32 * side, 32 * side - 32 :]) for side in range(1, 8)]
+    torch.testing.assert_close(own, timms, rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_switched_off_costs_nothing_and_the_mask_less_than_a_tenth() -> None:

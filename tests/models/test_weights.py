@@ -68,6 +68,7 @@ def test_file_that_does_not_fit_is_named(tmp_path: Path, saved: str, wanted: str
         (LITE0, "{folder}/broken.safetensors", "{folder}/broken.safetensors: not a safetensors file"),
         (LITE0, "{folder}/gone.safetensors", "{folder}/gone.safetensors: cannot be read"),
         (LITE0, "{folder}", "{folder}: cannot be read"),
+        ("mine:Small", "imagenet", "weights mine:Small cannot be had"),
         ("resnet-18", "c2l", "groundglass pretrain --network resnet-18"),
         ("resnet-18", "imagenet", r"resnet18\.a1_in1k cannot be had .*lite0.*weights 'none'"),
     ],

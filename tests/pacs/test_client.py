@@ -42,24 +42,22 @@ def waits(monkeypatch: Patch) -> list[float]:
     return waits
 
 
-@pytest.mark.parametrize(
-    ("said", "words"),
-    [
+def test_what_is_wrong_is_said_at_once(server: Server, monkeypatch: Patch) -> None:
+    monkeypatch.setenv("GROUNDGLASS_PACS_TOKEN", "hunter2")
+    for said, words in (
         (Said(401), "GROUNDGLASS_PACS_TOKEN"),
         (Said(403), "denies access"),
         (Said(404), "is this the DICOMweb root?"),
         (Said(200, b"<html>Welcome</html>", {"Content-Type": "text/html"}), "not a DICOMweb service"),
         (Said.json(["dc961f82"]), "not a DICOMweb service"),
-    ],
-)
-def test_what_is_wrong_is_said_at_once(server: Server, said: Said, words: str, monkeypatch: Patch) -> None:
-    server.says(said)
-    monkeypatch.setenv("GROUNDGLASS_PACS_TOKEN", "hunter2")
-    with pytest.raises(PacsError, match=words) as caught:
-        Archive(server.url).check()
-    assert server.url in str(caught.value)
-    assert not [unwanted for unwanted in ("\n", "hunter2") if unwanted in str(caught.value)]
-    assert len(server.asked) == 1
+    ):
+        server.asked.clear()
+        server.says(said)
+        with pytest.raises(PacsError, match=words) as caught:
+            Archive(server.url).check()
+        assert server.url in str(caught.value)
+        assert not [unwanted for unwanted in ("\n", "hunter2") if unwanted in str(caught.value)]
+        assert len(server.asked) == 1
 
 
 def test_credentials_come_from_the_environment_or_netrc(server: Server, monkeypatch: Patch, tmp_path: Path) -> None:
@@ -227,13 +225,19 @@ def test_certificates_are_verified(server: Server, monkeypatch: Patch, tmp_path:
     named = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, *named]
     subprocess.run(command, check=True, capture_output=True)
+    archive = Archive(server.url.replace("http:", "https:"), 0)
+    with Patch.context() as patch:
+        patch.setattr(server.http, "finish_request", lambda request, address: request.recv(2**16))
+        with pytest.raises(PacsUnavailableError, match="cannot be reached"):
+            archive.check()  # whose connection just closes
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
     server.says(Said.json([]))
-    archive = Archive(server.url.replace("http:", "https:"))
-    with pytest.raises(PacsError, match="REQUESTS_CA_BUNDLE"):
-        archive.check()
+    for bundle in ("", str(tmp_path / "gone.pem")):
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
+        with pytest.raises(PacsError, match="REQUESTS_CA_BUNDLE"):
+            archive.check()
     assert not server.asked
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate)
     archive.check()

@@ -114,7 +114,7 @@ def test_frames_are_numbered_from_one() -> None:
 @pytest.mark.parametrize("made", [report_of, heat_map_of])
 @pytest.mark.parametrize("name", ALPHABETS)
 def test_the_patient_is_that_of_the_images(made: Any, name: str, tmp_path: Path) -> None:
-    several = {"PatientID": r"12\34", "StudyDescription": ["a", "b"], "DeidentificationMethod": ["c", "d", "e"]}
+    several = {"PatientID": r"12\34", "StudyDescription": ["a", "b"], "DeidentificationMethod": ["c" * 64, "d", "e"]}
     source = image(SpecificCharacterSet=ALPHABETS[name], PatientName=name, PatientAge="088Y", **several)
     made(source=source).save_as(tmp_path / "made.dcm", enforce_file_format=True)
     read = pydicom.dcmread(tmp_path / "made.dcm")
@@ -125,8 +125,9 @@ def test_the_patient_is_that_of_the_images(made: Any, name: str, tmp_path: Path)
 def test_a_damaged_header_costs_no_report() -> None:
     damaged = {"PatientBirthDate": "last century", "StudyTime": "noon", "PatientSex": "female"}
     damaged |= {"PatientID": "7" * 200, "PatientName": "Doe\nJane", "PatientAge": "45 years"}
-    report = report_of(source=image(**damaged, AccessionNumber=None))
+    report = report_of(source=image(**damaged, AccessionNumber=None, ReferringPhysicianName=r"Roe\Poe"))
     assert not any(str(report.get(keyword, "")) for keyword in damaged)
+    assert report.ReferringPhysicianName == "Roe Poe"
     assert report.SpecificCharacterSet == patient_and_study(image()).SpecificCharacterSet == "ISO_IR 192"
 
 

@@ -16,7 +16,6 @@ from xml.etree import ElementTree as ET
 import cv2
 import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
-from tests.conftest import ID, NAME, Command, Patch, pixels, png, wait_for
+from tests.conftest import ID, NAME, Command, Patch, change_dicom, pixels, png, wait_for
 from tests.imaging.conftest import CHEST, write_ct
 from tests.imaging.test_fuzz import GENERATED, damages, generated
 from tests.imaging.test_read import LINK
@@ -140,26 +139,30 @@ def test_planes_cross_the_slices_of_a_complete_series(service: Running, tmp_path
     for wrong in ("0/coronal/96", "1/coronal/0"):
         is_problem(service.get(f"{base}/series/{wrong}/hounsfield.raw"), 404, "no-such-layer", "no such plane")
     assert service.kept(*files[:4], *files[5:])["series"][0]["volume"] is None, "a slice is missing"
-    moved = pydicom.dcmread(path := tmp_path / files[4][0])
-    moved.ImagePositionPatient[0] += 40
-    moved.save_as(path)
-    aside = service.kept(*files[:4], (path.name, path.read_bytes()), *files[5:])
-    assert aside["series"][0]["volume"] is None
+    for aside, gap in ((0, 10), (40, None)):  # of a tilted series, along its normal
+        for number, (name, _) in enumerate(files):
+            place = [aside * (number == 4), -2.8 * number, 9.6 * number]
+            orientation = [1, 0, 0, 0, 0.96, 0.28]
+            change_dicom(tmp_path / name, ImagePositionPatient=place, ImageOrientationPatient=orientation)
+        tilted = service.kept(*((name, (tmp_path / name).read_bytes()) for name, _ in files))
+        assert ((tilted["series"][0]["volume"] or {}).get("gap")) == gap
 
 
-def test_a_result_can_be_fetched_again_exported_and_forgotten(service: Running, classifier: Classifier) -> None:
-    document = service.kept(("a.png", PNG), ("bad.png", PNG[:60]))
+def test_results_are_fetched_exported_and_forgotten(service: Running, classifier: Classifier, tmp_path: Path) -> None:
+    content = write_ct(tmp_path / "a.dcm", LARGE, PixelSpacing=[2, 1]).read_bytes()
+    document = service.kept(("a.dcm", content), ("bad.png", PNG[:60]))
     links = document["kept"]["links"]
     assert service.get(links["self"]).json()["predictions"] == document["predictions"]
     table = list(csv.DictReader(io.StringIO(service.get(links["csv"]).text)))
     lines = [json.loads(line) for line in service.get(links["jsonl"]).text.splitlines()]
     for rows in (table, lines):
-        assert [(row["file"], row["status"]) for row in rows] == [("a.png", "ok"), ("bad.png", "failed")]
+        assert [(row["file"], row["status"]) for row in rows] == [("a.dcm", "ok"), ("bad.png", "failed")]
     report = service.get(links["report"])
     assert "attachment" in report.headers["content-disposition"]
     with zipfile.ZipFile(io.BytesIO(report.content)) as archive:
-        assert sum(name.startswith("report/overlays/") for name in archive.namelist()) == 1
-        assert "a.png" in archive.read("report/report.html").decode()
+        (picture,) = (archive.read(name) for name in archive.namelist() if name.startswith("report/overlays/"))
+        assert b'width="128" height="192"' in picture, "rows lie twice as far apart as columns"
+        assert "a.dcm" in archive.read("report/report.html").decode()
     assert service.ask("DELETE", links["self"]).status_code == 204
     for link in (*links.values(), document["predictions"][0]["image"]["picture"]):
         assert service.get(link).status_code == 404
@@ -218,7 +221,7 @@ def test_pages_of_other_sites_may_not_ask(service: Running) -> None:
     answers = [service.post(("a.png", PNG), headers={"Origin": origin}) for origin in origins]
     assert [answer.status_code for answer in answers] == [200, 403, 403, 403, 403]
     for host in ("example.org", "example.org:80", "127.0.0.1.example.org", "[", "a b"):
-        is_problem(service.get("/v2/model", Host=host), 421, "misdirected-request")
+        is_problem(service.get("/v2/model", Host=host), 421, "misdirected-request", "loopback addresses")
     assert service.get("/v2/model", Host=f"localhost:{service.port}").status_code == 200
 
 

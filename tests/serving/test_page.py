@@ -321,6 +321,14 @@ def test_slices_run_from_head_to_feet_with_keys_wheel_cine_and_a_coloured_bar(op
     opened.wait(lambda: opened.run(colours) != healthy)
 
 
+def test_where_a_slice_has_no_place_all_stand_as_they_were_read(page: Page, tmp_path: Path) -> None:
+    (bare := tmp_path / "b.dcm").write_bytes((page.samples / "study/ill/05.dcm").read_bytes())
+    change_dicom(bare, ImagePositionPatient=None)
+    sent = ("b.dcm", bare.read_bytes()), ("a.dcm", (page.samples / "study/ill/04.dcm").read_bytes())
+    page.open(address=f"#{page.service.kept(*sent)['kept']['id']}/0")
+    assert page.place() == 1
+
+
 def test_mouse_presets_and_numbers_set_the_window_and_the_mouse_zooms_and_pans(opened: Page) -> None:
     before = opened.drawn()
     assert opened.window() == [-600, 1500]
@@ -341,6 +349,8 @@ def test_mouse_presets_and_numbers_set_the_window_and_the_mouse_zooms_and_pans(o
     assert opened.drawn() == before
     ActionChains(opened.driver).move_to_element(opened.canvas()).perform()
     assert "HU" in opened.corner("bottom-left"), "the value under the pointer"
+    opened.press(Keys.ARROW_DOWN)
+    assert (opened.place(), opened.corner("bottom-left")) == (MIDDLE + 1, ""), "of another slice it was not asked"
     windows = {"2": ("Mediastinum", [40, 400]), "3": ("Bone", [400, 1800]), "1": ("Lung", [-600, 1500])}
     for key, (name, window) in windows.items():
         opened.press(key)
@@ -500,14 +510,13 @@ def test_a_result_has_an_address_until_it_is_forgotten(opened: Page, study: Stud
 
 
 def test_many_slices(page: Page, tmp_path: Path) -> None:
-    """They come as one stack, and nothing is fetched for cards out of sight."""
     content = cv2.imread(str(page.samples / "ill.png"), cv2.IMREAD_GRAYSCALE)
     for number in range(60):
         cv2.imwrite(str(tmp_path / f"{number:03}.png"), np.roll(content, number % 7, axis=1))
     page.open(*sorted(tmp_path.glob("*.png")))
     assert len(page.texts("#pictures [role=option]")) == 60
     drawn = "return [...document.querySelectorAll('#pictures canvas')].filter(each => each.width > 1).length"
-    assert 0 < page.wait(lambda: page.run(drawn)) < 60
+    assert 0 < page.wait(lambda: page.run(drawn)) < 60, "nothing is fetched for cards out of sight"
     page.press(Keys.PAGE_DOWN, Keys.PAGE_DOWN)
     assert page.place() == 21
 

@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 from tests.conftest import Patch, png, wait_for
 from tests.serving.conftest import FORM, MIB, PATIENCE, PNG, Running, Start, is_problem, packed
+
+from groundglass.serving.jobs import upload_directory
 
 CLIENTS = 6
 CLASSIFY = """
@@ -33,6 +36,23 @@ SLOW = CLASSIFY.format("say('classifying'); time.sleep(0.5); say('done')")
 NAMED = "Zwiebelfisch"
 FAILS = f"if item.origin.file.endswith('bad.png'): raise RuntimeError('{NAMED} in ' + item.origin.file)"
 SMALL = ("a.png", PNG)
+# What a client sends as the name of a file, or whole as the header of a part, and what the predictions call it.
+NAMES: dict[str | bytes, str] = {
+    "Screenshot 2024-05-01 at 9.41.00\u202fAM.png": "Screenshot 2024-05-01 at 9.41.00 AM.png",
+    "\u05e8\u05d9\u05d0\u05d5\u05ea\u200f.dcm": "\u05e8\u05d9\u05d0\u05d5\u05ea.dcm",
+    "\u202egnp.exe": "gnp.exe", "Lu\u0308nge.dcm": "Lu\u0308nge.dcm", "x\ue000\x01\x7f.dcm": "x___.dcm",
+    "2024-05-01T12:30:00.dcm": "2024-05-01T12_30_00.dcm",
+    "x" * 996 + ".dcm": "x" * 180 + "\u2026" + "x" * 56 + ".dcm", "a/" * 40 + "b.png": "a/" * 7 + "b.png",
+    "%2e%2e%2fa%20b.png": "%2e%2e%2fa%20b.png", "../a.png": "a.png", "/etc/a.png": "etc/a.png",
+    "a/../../b.png": "a/b.png", "..\\\\a.png": "a.png", " / . /..": "file",
+    b"form-data; name=files; filename*=UTF-8''%e8%82%ba%2F..%2F1.png": "\u80ba/1.png",
+    b"form-data; filename*0*=UTF-8''a%20; filename*1=b.png": "a b.png",
+    b"form-data; filename=a.png; filename*=UTF-8''b.png": "a.png",
+    b"form-data; name=scan; filename*=undefined''%ff": "scan", b"form-data; name*=UTF-8''x": "x",
+    b"form-data; name=scan; filename*=punycode''aaaa": "file",
+    b"form-data; name=scan; filename*=utf-8''a; filename*0=b": "file",
+    b'form-data; name="L\xfcnge"; filename=""': "L\u00fcnge", b"": "file",
+}  # fmt: skip
 
 
 def zipped(count: int, content: bytes = PNG) -> bytes:
@@ -82,19 +102,16 @@ def test_more_than_is_allowed(tight: Running) -> None:
     assert "bytes are more than the limit of 1,048,576" in rows[1]["reason"]
 
 
-NO_FORMS: list[tuple[bytes, dict[str, str], int, str]] = [
-    (b"no form", {}, 415, "unsupported-media-type"),
-    (b"no boundary", {"Content-Type": "multipart/form-data"}, 400, "bad-request"),
-    (b"", FORM, 400, "bad-request"),
-    (b"--0123456789--\r\n", FORM, 422, "invalid-request"),
-    (form(b"x")[:-20], FORM, 400, "bad-request"),
-    (form(b"x", "").replace(b'; filename=""', b""), FORM, 415, "unsupported-media-type"),
-    (b"-" * 5000 + form(b"x"), FORM, 400, "bad-request"),
-]
-
-
 def test_what_is_no_form_no_image_no_option_no_address_and_no_method(tight: Running) -> None:
-    for content, headers, status, kind in NO_FORMS:
+    for content, headers, status, kind in (
+        (b"no form", {}, 415, "unsupported-media-type"),
+        (b"no boundary", {"Content-Type": "multipart/form-data"}, 400, "bad-request"),
+        (b"", FORM, 400, "bad-request"),
+        (b"--0123456789--\r\n", FORM, 422, "invalid-request"),
+        (form(b"x")[:-20], FORM, 400, "bad-request"),
+        (form(b"x", "").replace(b'; filename=""', b""), FORM, 415, "unsupported-media-type"),
+        (b"-" * 5000 + form(b"x"), FORM, 400, "bad-request"),
+    ):
         is_problem(tight.send(content, headers), status, kind)
     answer = tight.post(("a.txt", b"text"), ("b.png", b""))
     is_problem(answer, 415, "unsupported-media-type", "None of the 2 files")
@@ -114,25 +131,6 @@ def test_more_files_than_a_process_may_have_open(start: Start) -> None:
     service = start(code="import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))")
     assert len(PNG) * 300 > MIB, "more than stays in memory"
     assert service.post(*[SMALL] * 300).json()["counts"]["total"] == 300
-
-
-# What a client sends as the name of a file, or whole as the header of a part, and what the predictions call it.
-NAMES: dict[str | bytes, str] = {
-    "Screenshot 2024-05-01 at 9.41.00\u202fAM.png": "Screenshot 2024-05-01 at 9.41.00 AM.png",
-    "\u05e8\u05d9\u05d0\u05d5\u05ea\u200f.dcm": "\u05e8\u05d9\u05d0\u05d5\u05ea.dcm",
-    "\u202egnp.exe": "gnp.exe", "Lu\u0308nge.dcm": "Lu\u0308nge.dcm", "x\ue000\x01\x7f.dcm": "x___.dcm",
-    "2024-05-01T12:30:00.dcm": "2024-05-01T12_30_00.dcm",
-    "x" * 996 + ".dcm": "x" * 180 + "\u2026" + "x" * 56 + ".dcm", "a/" * 40 + "b.png": "a/" * 7 + "b.png",
-    "%2e%2e%2fa%20b.png": "%2e%2e%2fa%20b.png", "../a.png": "a.png", "/etc/a.png": "etc/a.png",
-    "a/../../b.png": "a/b.png", "..\\\\a.png": "a.png", " / . /..": "file",
-    b"form-data; name=files; filename*=UTF-8''%e8%82%ba%2F..%2F1.png": "\u80ba/1.png",
-    b"form-data; filename*0*=UTF-8''a%20; filename*1=b.png": "a b.png",
-    b"form-data; filename=a.png; filename*=UTF-8''b.png": "a.png",
-    b"form-data; name=scan; filename*=undefined''%ff": "scan", b"form-data; name*=UTF-8''x": "x",
-    b"form-data; name=scan; filename*=punycode''aaaa": "file",
-    b"form-data; name=scan; filename*=utf-8''a; filename*0=b": "file",
-    b'form-data; name="L\xfcnge"; filename=""': "L\u00fcnge", b"": "file",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("sent", NAMES, ids=ascii)
@@ -163,7 +161,10 @@ def test_an_uploaded_folder_behaves_as_a_folder(service: Running) -> None:
         ("ct/2.png", "ok"), ("ct/4.webp", "failed"), ("ct/10.png", "ok"), ("notes.txt", "failed"),
     ]  # fmt: skip
     assert "convert or unpack it" in rows[1]["reason"]
-    is_problem(service.post(*left_out, ("ct/.3.png", PNG)), 415, "unsupported-media-type")
+    is_problem(service.post(*left_out, ("ct/.3.png", PNG)), 415, "unsupported-media-type", "MetaImage, NRRD or zip")
+    header = b"ObjectType = Image\nNDims = 3\nDimSize = 9 9 9\nElementType = MET_SHORT\nElementDataFile = a.raw\n"
+    rows = service.rows(("a.raw", bytes(2 * 9**3)), ("a.mhd", header))
+    assert {row["file"] for row in rows} == {"a.mhd"}, "its voxels have no row of their own"
 
 
 def test_as_many_requests_and_bytes_as_there_may_be(tight: Running, start: Start) -> None:
@@ -313,6 +314,7 @@ def test_results_share_bounded_memory_and_the_oldest_are_forgotten(start: Start)
     first, second = kept(1), kept(1)
     assert known(first, second) == [True, True]
     third = kept(2)
+    assert service.kept(("a.png", png(1, size=1100)))["predictions"][0]["image"] is None, "it can never fit"
     assert known(first, second, third) == [False, True, True]
     pictures = [row["image"] is not None for row in kept(9)["predictions"]]
     assert 0 < sum(pictures) < len(pictures) == 9, "one result alone cannot grow without bounds"
@@ -321,10 +323,10 @@ def test_results_share_bounded_memory_and_the_oldest_are_forgotten(start: Start)
     for _ in range(101):
         service.kept(SMALL)
     assert service.gauge("kept_results") <= 100
-    assert service.gauge('requests_total{method="POST",route="/v2/predictions",status="200"}') == 105
+    assert service.gauge('requests_total{method="POST",route="/v2/predictions",status="200"}') == 106
     figures = service.get("/metrics").text.splitlines()
     made = [float(line.split()[-1]) for line in figures if line.startswith("groundglass_predictions_total")]
-    assert sum(made) == 114
+    assert sum(made) == 115
 
 
 def ask(service: Running, content: bytes, outcomes: Counter[str]) -> None:
@@ -413,6 +415,9 @@ def test_the_next_service_removes_what_a_killed_one_left_and_nothing_else(start:
         killed.process.wait(PATIENCE)
     assert start(*same).stop() == 0
     assert set(killed.uploads.rglob("*")) == {elsewhere, elsewhere / "file", new, link}
+    with upload_directory(killed.uploads) as own:
+        assert Path(tempfile.gettempdir()) == own, "what readers copy goes with the rest"
+    assert Path(tempfile.gettempdir()) != own
 
 
 def test_serve_says_what_it_needs(start: Start) -> None:

@@ -28,13 +28,13 @@ QUICK_RECIPE = load_recipe("phantom-demo", BEST)
 
 
 class Small(nn.Module):
-    """Without batch statistics, which depend on who sees which part of a batch, and with a layer that is not used."""
+    """Without batch statistics, which depend on who sees which part of a batch; one layer, of two names, is unused."""
 
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(nn.Conv2d(1, 4, 5, 4), nn.GELU(), nn.Conv2d(4, 8, 5, 4), nn.GELU())
         self.classifier = nn.Linear(8, 1)
-        self.unused = nn.Linear(1, 1)
+        self.unused = self.tied = nn.Linear(1, 1)
 
     def forward(self, images: Tensor) -> NetworkOutput:
         embedding = self.features(images).mean((2, 3))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import replace
@@ -13,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from tests.conftest import Patch
+from tests.conftest import Patch, tiny_model
 
 import groundglass
 from groundglass.data.load import load_dataset
@@ -36,11 +37,12 @@ Write = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
-def bundle(done: Run, phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(done: Run, phantoms: Path, lesion_free: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundle") / "bundle"
+    free = shutil.copytree(lesion_free, path.parent / "free" / "caf\udce9").parent
     with Patch.context() as patch:
         patch.setattr("groundglass.evaluation.calibration.FEWEST", 8)
-        export(Export(done, path, (phantoms,), precision="fp32", cache=path.parent), print)
+        export(Export(done, path, (phantoms,), free, precision="fp32", cache=path.parent), print)
     return path
 
 
@@ -67,9 +69,8 @@ def test_it_says_what_the_run_says(done: Run, bundle: Path, phantoms: Path, monk
     expected = done.predict(read_record(each) for each in load_dataset(phantoms) if each.split == "val")
     images = done.preprocessing.normalise(np.stack([cut.pixels for cut in expected.cuts]))
     fine, int8 = Engine(model).run(images), quantise(model, images, images)
-    coarse = Engine(int8).run(images)
     for name in ("logit", "lesion_map"):
-        exact, quantised, own = (getattr(each, name) for each in (fine, coarse, expected))
+        exact, quantised, own = (getattr(each, name) for each in (fine, Engine(int8).run(images), expected))
         np.testing.assert_allclose(exact, own, atol=CLOSE, rtol=CLOSE)
         assert np.corrcoef(quantised.ravel(), exact.ravel())[0, 1] > 0.9
     assert largest_difference(done.network, Engine(model), images[:1]) < CLOSE, "a batch of one"
@@ -94,8 +95,7 @@ def test_it_says_what_the_run_says(done: Run, bundle: Path, phantoms: Path, monk
     assert info.training.items() >= own.items()
     assert opened.lungs.sha256 == done.lungs.sha256 == info.training["lungs"]["sha256"]
     assert (info.precision, set(info.validation_auc)) == ("fp32", {"fp32"})
-    proto = onnx.load_from_string(model)
-    opsets = [each.version for each in proto.opset_import if each.domain == ""]
+    opsets = [each.version for each in onnx.load_from_string(model).opset_import if each.domain == ""]
     assert opsets == [info.onnx["opset"]] == [OPSET]
     assert str(Path(groundglass.__file__).parent).encode() not in model, "of this machine"
     entries = json.loads((done.path / "evaluations.json").read_text())["evaluations"]
@@ -159,31 +159,39 @@ def test_sources_of_one_label_do_not_calibrate() -> None:
     assert exporting._calibrate(hard, hard, logit)[0].quantiles["COVID"] > 0.9, "what is hard is not left out"
 
 
-def test_a_split_without_test_part_is_exported(phantoms: Path, tmp_path: Path, write: Write) -> None:
+def test_a_split_without_test_part_is_exported(done: Run, phantoms: Path, tmp_path: Path, write: Write) -> None:
     untested = phantoms.parent / "untested.csv"
     untested.write_text("".join(f"{line}\n" for line in phantoms.read_text().split() if "test" not in line))
-    told = write(data=(untested,), precision="fp32")
+    # Of which lesions were painted into a slice, and whose source has a name that is not UTF-8.
+    more = {"training_sha256": [*done.info["training_sha256"], 64 * "0"], "sources": {"caf\udce9": 24}}
+    told = write(run=replace(done, info={**done.info, **more}), data=(untested,), precision="fp32")
     assert [line.split()[0] for line in told[:4]] == ["cropping", "gathering", "exporting", "predicting"]
     opened = Bundle.open(tmp_path / "bundle")
-    assert set(opened.info.metrics) == {"val"}
-    assert "The split has no test part" in opened.card
+    assert (set(opened.info.metrics), opened.info.training["slices"]) == ({"val"}, {"train": 24, "val": 8})
+    assert all(words in opened.card for words in ("The split has no test part", "learned from caf\\udce9"))
 
 
 def test_what_cannot_be_exported_is_refused(done: Run, phantoms: Path, tmp_path: Path, write: Write) -> None:
     (zipped := tmp_path / "again.zip").touch()
     lines, other = phantoms.read_text().splitlines(), phantoms.parent / "other.csv"
     other.write_text("\n".join([*lines[:20], *lines[22:]]) + "\n")
-    begun = replace(done, info={**done.info, "finished": False})
     for changes, error, said in (
         ({"data": (other,)}, DataError, "not the data"),
-        ({"run": begun}, RunError, "has not finished"),
-        ({"output": phantoms / "x"}, RunError, "cannot be written"),
+        ({"run": replace(done, info={**done.info, "finished": False})}, RunError, "has not finished"),
         ({"output": zipped, "data": (other,)}, DataError, "not the data"),
-        ({"cache": phantoms}, RunError, "cannot be written"),
+        *(({option: phantoms / "x"}, RunError, "cannot be written") for option in ("output", "cache")),
     ):
         with pytest.raises(error, match=said):
             write(**changes)
         assert not (tmp_path / "bundle").exists()
+
+
+def test_a_network_without_convolutions_is_quantised_in_batches(monkeypatch: Patch) -> None:
+    images, run, model = np.random.default_rng(0).random((99, 64, 64), np.float32), Engine.run, tiny_model()
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "run", lambda self, few: run(self, few) if len(few) < 99 else pytest.fail("all at once"))
+        int8 = quantise(model, images, images)
+    np.testing.assert_allclose(Engine(int8).run(images).logit, Engine(model).run(images).logit, atol=0.02)
 
 
 def named_int8(model: bytes, *_: object) -> bytes:

@@ -34,13 +34,10 @@ def module() -> C2L:
     return made
 
 
-def unit(*shape: int) -> torch.Tensor:
-    return normalize(torch.randn(*shape), dim=-1)
-
-
 def test_info_nce_is_the_textbook_formula() -> None:
     torch.manual_seed(0)
-    query, key, queue, allowed = unit(5, 8), unit(5, 8), unit(7, 8), torch.ones(5, 7, dtype=torch.bool)
+    query, key, queue = (normalize(torch.randn(count, 8)) for count in (5, 5, 7))
+    allowed = torch.ones(5, 7, dtype=torch.bool)
     for others in (queue, torch.cat([queue[:3], queue[4:]])):
         own = torch.exp((query * key).sum(dim=1) / 0.07)
         expected = -torch.log(own / (own + torch.exp(query @ others.T / 0.07).sum(dim=1))).mean()
@@ -50,7 +47,7 @@ def test_info_nce_is_the_textbook_formula() -> None:
 
 def test_no_slice_meets_its_own_key_or_an_empty_place(module: C2L, monkeypatch: pytest.MonkeyPatch) -> None:
     # In mixed precision keys are of another type than the queue.
-    module._enqueue([unit(3, 8).bfloat16() for _ in range(3)], torch.tensor([4, 9, 4]))
+    module._enqueue([normalize(torch.randn(3, 8)).bfloat16() for _ in range(3)], torch.tensor([4, 9, 4]))
     compared = Mock(wraps=info_nce)
     monkeypatch.setattr("groundglass.training.c2l.info_nce", compared)
     monkeypatch.setattr(C2L, "current_epoch", 0)
@@ -66,8 +63,7 @@ def test_the_teacher_follows_and_gives_the_keys_that_the_paper_compares(module: 
             parameter.add_(0.01)
     images, partner = torch.randn(4, 1, 64, 64), torch.tensor([1, 2, 3, 0])
     keys = module._keys(images, 0.7, partner)
-    parameters = zip(before, module.teacher.parameters(), module.student.parameters(), strict=True)
-    for was, now, learned in parameters:
+    for was, now, learned in zip(before, module.teacher.parameters(), module.student.parameters(), strict=True):
         torch.testing.assert_close(now, 0.9 * was + 0.1 * learned)
         assert not now.requires_grad
     assert module.teacher.training, "the statistics are the batch's"
@@ -128,9 +124,11 @@ def test_copies_of_held_out_slices_are_refused(phantoms: Path, lesion_free: Path
     assert not (tmp_path / "run").exists()
 
 
-def test_too_few_slices_and_several_processes_are_refused(lesion_free: Path, tmp_path: Path) -> None:
+def test_too_few_slices_and_what_a_pretraining_has_not_are_refused(lesion_free: Path, tmp_path: Path) -> None:
     few = r"6 slices are too few to pretrain in batches of 8, 16 would do; or .*batch_size=3"
-    for images, devices, said in (((lesion_free,), 1, few), ((), 1, "nothing to pretrain on"), ((), 2, "one process")):
+    lungs = load_pretrain_recipe("c2l", [*SETTINGS, "augmentation.lungs_only=0.5"])
+    several, none = (SMALL, (), 2, "one process"), (SMALL, (), 1, "nothing to pretrain on")
+    for recipe, images, devices, said in ((SMALL, (lesion_free,), 1, few), several, none, (lungs, (), 1, "lungs_only")):
         with pytest.raises(GroundglassError, match=said):
-            pretrain(job(SMALL, None, tmp_path / "run", images=images, devices=devices), lambda *_: ())
+            pretrain(job(recipe, None, tmp_path / "run", images=images, devices=devices), lambda *_: ())
     assert not (tmp_path / "run").exists()

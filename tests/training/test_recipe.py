@@ -85,11 +85,10 @@ def test_learning_rate_warms_up_linearly_and_ends_low_after_half_a_cosine() -> N
     cosine = [0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / 90)) for step in range(91)]
     assert seen[10:] == pytest.approx([2e-3 * share for share in cosine])
     assert all(a >= b for a, b in pairwise(seen[10:]))
-    halved = rates(2, "trainer.accumulate_grad_batches=2")
-    assert halved[10] == pytest.approx(1e-5), "half as many steps"
+    assert rates(2, "trainer.accumulate_grad_batches=2")[10] == pytest.approx(1e-5), "half as many steps"
 
 
-def test_timm_gives_optimisers_and_schedules_by_name_and_only_matrices_decay() -> None:
+def test_timm_gives_optimisers_and_schedules_by_name_and_only_matrices_decay(tmp_path: Path) -> None:
     made = learner("optimiser.name=lion", "optimiser.options={betas: [0.8, 0.9]}", "optimiser.schedule=none")
     (optimiser,) = made.configure_optimizers().values()
     assert (type(optimiser).__name__, optimiser.defaults["betas"]) == ("Lion", [0.8, 0.9])
@@ -98,8 +97,10 @@ def test_timm_gives_optimisers_and_schedules_by_name_and_only_matrices_decay() -
     learned = [decayed["params"], plain["params"]]
     assert learned == [[made.network.weight], [made.network.bias]], "the averaged weights do not learn"
     options = "optimiser.schedule_options={decay_epochs: 1}"
-    steps = rates(2, "optimiser.schedule=step", "optimiser.warmup_epochs=0", options)
+    steps = rates(2, "optimiser.schedule=step", "optimiser.warmup_epochs=0", "optimiser.options={eps: 1e-8}", options)
     assert (steps[0], steps[10], steps[20]) == pytest.approx((1e-3, 1e-4, 1e-5))
+    (file := tmp_path / "own.yaml").write_text("name: x\nnetwork: {name: vgg-11}\noptimiser: {options: {eps: -1E+2}}")
+    assert load_recipe(str(file)).optimiser.options == {"eps": -100.0}, "a number without a point"
 
 
 def test_losses_are_focal_or_weighted_by_class() -> None:

@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import cv2
 import numpy as np
@@ -30,7 +30,9 @@ from groundglass.imaging.phantom import Phantom, make_phantom
 from groundglass.imaging.read import read_slice
 from groundglass.imaging.slice import CTSlice, Origin
 from groundglass.models.lung_net import LungNet
+from groundglass.models.registry import build
 from groundglass.training import lungs as lung
+from groundglass.training.classify import Classifier
 from groundglass.training.recipe import Recipe, load_lungs_recipe, load_recipe
 from groundglass.training.run import WEIGHTS, Run, read_info
 from groundglass.training.samples import SampleKey
@@ -64,6 +66,7 @@ def test_it_learns_phantoms(phantoms: Path, lesion_free: Path, tmp_path: Path) -
     assert np.shape(predictions.lesion_map) == (8, 24, 24)
     assert (run.info["finished"], run.info["format"], run.info["selected_epoch"]) == (True, 3, 4)
     assert run.info["counts"] == {"train": 24, "val": 8, "lesion_free": 6}
+    assert len(set(run.info["training_sha256"])) == 24 + 6, "what was painted into taught, too"
 
 
 @pytest.mark.slow
@@ -101,6 +104,17 @@ def test_two_processes_train_what_one_does(phantoms: Path, tmp_path: Path) -> No
     assert "2 epochs, validation AUC" in CliRunner().invoke(app, alone[3:]).stdout
     assert Run.open(outputs[1]).info["processes"] == 2
     assert_same_weights(*outputs, tolerance=1e-5)
+
+
+def test_on_several_gpus_normalisations_keep_their_activations(tmp_path: Path, monkeypatch: Patch) -> None:
+    module, images = Classifier(build("resnet-18"), QUICK_RECIPE, 1, 0, 0.5).eval(), torch.randn(2, 1, 64, 64)
+    before = module.network(images).embedding
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("groundglass.training.trainer.Trainer", Mock(side_effect=LookupError))
+    with pytest.raises(LookupError):
+        job(QUICK_RECIPE, None, tmp_path, accelerator="gpu", devices=2, loggers=()).fit(module, Mock())
+    assert any(isinstance(layer, nn.SyncBatchNorm) for layer in module.network.modules())
+    assert torch.equal(module.network(images).embedding, before)
 
 
 @pytest.mark.slow
@@ -149,11 +163,9 @@ def test_what_cannot_be_trained(phantoms: Path, lesion_free: Path, tmp_path: Pat
         ("", {"data": (lesion_free,)}, "slices have no label"),
         ("", {"data": (no_val,)}, "leaves nothing for the part val; training needs train and val"),
         ("network.weights=/nowhere/weights.safetensors", {}, "nowhere"),
-        ("network.options={foo: 1}", {}, r"network\.options=.*foo"),
-        ("", {"devices": 0}, "cannot be shared by 0 processes"),
-        ("", {"devices": 3}, "cannot be shared by 3 processes"),
-        ("optimiser.options={eps: 1e-8}", {}, r"optimiser\.options=.*eps"),
-        ("optimiser.schedule_options={foo: 1}", {}, r"optimiser\.schedule_options=.*foo"),
+        *((f"{name}={{foo: 1}}", {}, f"{name}=.*foo") for name in ("network.options", "optimiser.schedule_options")),
+        ("optimiser.options={eps: small}", {}, r"optimiser\.options=.*small"),
+        *(("", {"devices": count}, f"cannot be shared by {count} processes") for count in (0, 3)),
         ("optimiser.name=adamv", {}, "timm has no such optimiser; it has adam"),
         ("trainer.loggers=[mlflow]", {}, "mlflow is not installed; `pip install mlflow`"),
         ("network.name=nowhere:Net", {}, "network nowhere:Net: cannot be made"),
@@ -161,9 +173,8 @@ def test_what_cannot_be_trained(phantoms: Path, lesion_free: Path, tmp_path: Pat
         ("trainer.precision=16-mixed", {}, "16-mixed: needs a GPU"),
         ("sampling.leave_out=[phantom]", {}, "sampling.leave_out leaves no slice"),
         ("", {"accelerator": "moon"}, "--accelerator moon --devices 1: not on this machine"),
-        ("", {"output": file / "run"}, "choose another --output"),
+        *(("", {option: file / "x"}, f"choose another --{option}") for option in ("output", "cache")),
         ("", {"output": papers}, "holds no run"),
-        ("", {"cache": file}, "choose another --cache"),
         ("", {}, "1 MB are free and its checkpoints need 167"),
     ):
         disk = shutil._ntuple_diskusage(10**12, 0, 10**6 if "free" in message else 10**11)
@@ -177,8 +188,7 @@ def test_what_cannot_be_trained(phantoms: Path, lesion_free: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_own_networks_callbacks_and_loggers_are_trained_from_python(phantoms: Path, tmp_path: Path) -> None:
-    epochs: list[int] = []
-    norms: list[float] = []
+    epochs, norms = list[int](), list[float]()
 
     def watched(_: Any, module: Any, optimiser: Any) -> None:
         assert optimiser.defaults["fused"]
@@ -223,7 +233,7 @@ def test_doubts_are_said(phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptu
 
     (warning,) = warnings(demo("network.weights=c2l", "preprocessing.normalisation=min-max"), "c2l")
     assert "weights c2l were pretrained with normalisation zero-mean, recipe phantom-demo has min-" in warning
-    assert warnings(demo(), "none") == []
+    assert warnings(demo("optimiser.schedule=wsd"), "none") == []
     (warning,) = warnings(load_recipe("mask-efficientnet", [*QUICK, "training.batch_size=32"]), "painted")
     assert "trained without lesion synthesis" in warning
     assert Run.open(tmp_path / "painted").recipe.synthesis.slices_per_epoch == 0
@@ -305,13 +315,16 @@ def test_too_little_to_learn_from_is_said(masked: Path, tmp_path: Path) -> None:
         few.write_text("\n".join([*lines[: kept + 1], lines[-1]]) + "\n")
         with pytest.raises(DataError, match=message):
             lung.train_lungs(job(LUNG_RECIPE, few, tmp_path / "run"))
+    for setting in ("network.weights=imagenet", "network.options={width: 2}"):
+        with pytest.raises(RecipeError, match="LungNet takes none"):
+            lung.train_lungs(job(load_lungs_recipe("lungs", [*LUNG_SETTINGS, setting]), masked, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 def test_what_is_known_of_a_slice_is_augmented_with_lungs_in_sight_and_disease_in_them(masked: Path) -> None:
     records = load_dataset(masked).records
-    whole, partial = lung.load_lung_slice(records[0]), lung.load_lung_slice(records[11])
-    assert (whole.partial, partial.partial) == (False, True)
+    whole, partial = map(lung.load_lung_slice, (replace(records[0], collection="papers"), records[11]))
+    assert (whole[0], whole.partial, partial[0], partial.partial) == ("papers", False, "ward", True)
     assert whole.lungs.mean() == pytest.approx(phantom(0).lungs.mean(), rel=0.02)
     slices, lungs, known = lung.LungSamples([whole, partial])[[SampleKey(n, False, False, (0, 0, n)) for n in (0, 1)]]
     assert slices.shape == lungs.shape == known.shape == (2, 1, SIDE, SIDE)
@@ -335,5 +348,4 @@ def test_the_loss_counts_known_places_alone() -> None:
     known = lungs.clone()
     known[..., 2:, :] = 0
     expected = math.log(2) + 1 - (2 * 8 * 0.5 + 50) / (8 * 0.5 + 8 + 50)
-    loss = made.training_step((lungs, lungs, known), 0)
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert made.training_step((lungs, lungs, known), 0).item() == pytest.approx(expected, rel=1e-5)

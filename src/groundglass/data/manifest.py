@@ -58,7 +58,7 @@ class Label(str, Enum):
 
         Numbers spell none: published scripts disagree on which class counts as 1.
         """
-        letters = re.sub(r"(?![-−]\W*$)[\W_]", "", text.lower()).removeprefix("ct").removesuffix("19")
+        letters = re.sub(r"(?![-\u2212\u2013]\W*$)[\W_]", "", text.lower()).removeprefix("ct").removesuffix("19")
         spellings = {"covid": cls.COVID, "noncovid": cls.NON_COVID}
         return names.get(text.strip().casefold()) or spellings.get(letters)
 
@@ -268,7 +268,7 @@ def _scaled(file: Path, unit: str) -> Path | Scaled:
 def _numbered(path: Path) -> tuple[Path, int | None]:
     """What stands before and after the mark in ``volume.nii.gz!57``; no number in any other path, and in a file's."""
     name, _, number = str(path).rpartition("!")
-    numbered = name and number.isdecimal() and not os.path.isfile(path)
+    numbered = name and number.isdecimal() and len(number) < 10 and not os.path.isfile(path)
     return (Path(name), int(number)) if numbered else (path, None)
 
 
@@ -312,11 +312,13 @@ def iterate_paths(path: Path) -> Iterator[Path | Scaled]:
         DataError: the file cannot be read, does not say which column holds the paths, or names no file.
     """
     rows = _rows(path, None, lambda row: [row] if _numbered(row.path)[1] is None else _expanded(row))
-    taken = dict[Path, int]()  # volumes, whose slices may lie apart
-    for at, (_, each) in enumerate(rows):
+    taken, last = set[Path](), None  # volumes, whose slices may lie apart
+    for _, each in rows:
         file, plane = _plane(each.path)
-        if plane is None or taken.setdefault(file, at) == at:
+        if file != last and file not in taken:
             yield _scaled(file, each.unit)
+        taken.update([file] if plane is not None else [])
+        last = file
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
@@ -395,7 +397,7 @@ def _parse_row(path: Path, row: Mapping[str, str], names: LabelNames | None) -> 
         raise DataError(f"split {given['split']!r} is not one of {', '.join(PARTS)}")
     if unit and not _UNIT.fullmatch(unit):
         raise DataError(f"unit {unit!r} is none of HU, HU+1024 and grey/4095, with any number")
-    if number and not number.isdecimal():
+    if number and not (number.isdecimal() and len(number) < 10):
         raise DataError(f"slice {number!r} is no number; the first slice is 0")
 
     # The slices of a volume or series are of one person, who is called after it, however they are named.

@@ -79,9 +79,9 @@ class Resampling:
         covid, called = label == 1, probability >= THRESHOLD
         counted = {"accuracy": covid | True, "precision": called, "recall": covid, "specificity": ~covid}
         for name, each in metrics.items():
-            if each.low is not None and each.low == each.high:  # no resample differs, which is no certainty
+            if each.low is not None and round(each.low - (each.high or 0), 9) == 0:  # which is no certainty
                 none = replace(each, low=None, high=None, interval_reason="all resamples are alike")
-                own = counted.get(name)
+                own = counted.get(name) if each.value in {0.0, 1.0} else None
                 metrics[name] = none if own is None else self.among(own).share((called == covid)[own])
         return Bootstrap(metrics, self, draws)
 

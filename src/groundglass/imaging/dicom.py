@@ -134,7 +134,8 @@ def open_dataset(source: Source, limits: Limits, tags: Sequence[str] | None = No
 
     source.check_size(limits)
     reads = iter(range(_MOST_READS))
-    with source.open() if tags else io.BytesIO(source.read(limits)) as stream:
+    # An archive's member is unpacked from its beginning again for every step back.
+    with source.open() if tags and source.member is None else io.BytesIO(source.read(limits)) as stream:
 
         def read(size: int | None = None) -> bytes:
             if size is None:  # pydicom asks for all the rest only to inflate it, at once and without a bound

@@ -34,6 +34,7 @@ reaches 0.38 (``tests/imaging/test_raster.py`` measures both).
 _FORMATS = ("PNG", "JPEG", "BMP")
 _GREY, _RGB, _PALETTE = frozenset({0, 1}), 2, 3  # TIFF's photometric interpretations
 _CHANNELS = 8
+_MOST_SCANS = 100  # of a progressive JPEG, each of which costs a pass over all its pixels
 # None, CCITT, LZW, Deflate, PackBits, LZMA, Zstandard. Pictures within a TIFF may be of any size, whatever it says.
 _PACKED = frozenset({1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000})
 _QUIET = logging.NullHandler()  # tifffile logs what it notices; without any handler Python would print that
@@ -56,6 +57,8 @@ def read_raster(source: Source, limits: Limits, scale: Scale | None = None) -> I
     except UnidentifiedImageError as error:
         raise ImageError(name, "its header is damaged") from error
     limits.check_pixels(*image.size, name)
+    if image.format in {"JPEG", "MPO"} and content.count(b"\xff\xda") > _MOST_SCANS:
+        raise ImageError(name, "more scans than a picture has")
     yield read_picture(image, name, "JPEG" if image.format == "MPO" else str(image.format), scale)
 
 

@@ -28,7 +28,8 @@ _COMPRESSED = re.compile(rb"^\s*CompressedData\s*[=:]\s*[Tt1Yy]", re.MULTILINE)
 _REQUIRED = {b"NDims": rb"\d+", b"DimSize": rb"-?\d+([ \t]+-?\d+)+", b"ElementType": rb"MET_\w+"}
 _DATA_FILE = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:](.*)\n?", re.MULTILINE | re.IGNORECASE)
 _DIMENSIONS = re.compile(rb"\s*NDims\b")
-_SAYS_SOMETHING = re.compile(rb"\s*[^=:\s][^=:]*[=:]\s*\S")
+# MetaIO has room for 10 dimensions and 255 letters of a name, NrrdIO for some 1,000 letters of a field.
+_SAYS_SOMETHING = re.compile(rb"\s*(?!Name\b|NDims\b(?!\s*[=:]\s*[1-9]\s*$))[^=:\s][^=:]*[=:]\s*\S")
 _NOT_IN_NRRD = re.compile(rb"[\r\n][ \t\v\f]*(data\s*file\s*:|encoding\s*:\s*bz|byte\s*skip\s*:\s*-)", re.IGNORECASE)
 _TEXT = re.compile(rb"^\s*BinaryData\s*[=:]\s*[Ff0Nn]", re.MULTILINE)
 _FARTHEST = 1e9  # mm, in which no patient is measured
@@ -236,8 +237,9 @@ def _nrrd(source: Source, folder: Path, limits: Limits) -> tuple[Path, None]:
     if _NOT_IN_NRRD.search(head):
         reason = "voxels in other files, at its end or packed by bzip2 are not read; save it as one .nrrd with gzip"
         raise ImageError(source.name, reason)
-    if not re.search(rb"\n\r?\n", head):
-        raise ValueError("the header has no end")
+    end = re.search(rb"\n\r?\n", head)
+    if end is None or re.search(rb"[\r\n](?!#|[^:\r\n]*:=)[^\r\n]{500}", head[: end.end()]):
+        raise ValueError("the header has no end, or a field of more than 500 letters")
     return _placed(source, folder / "volume.nrrd", limits), None
 
 

@@ -38,6 +38,7 @@ FLAGS: Mapping[str, str] = {
     "little-lung": "the slice shows little lung, as at the apices and bases",
     "lung-cut-off": "a lung leaves the picture; what its other part shows is not known",
     "soft-tissue-window": "most of the lung is black: the picture's window hides what the model looks for",
+    "several-slices": "the lungs are much broader than high, as where several slices lie side by side",
     "much-opacity": "the model leans to NonCOVID, though it sees lesions in more than a fifth of the lungs",
     "low-resolution": "the lungs take so few pixels that they were enlarged",
     "oblong-pixels": "the file's pixels are no squares: the model sees the slice stretched",
@@ -45,7 +46,7 @@ FLAGS: Mapping[str, str] = {
 }
 """What may be doubtful about a slice that is classified all the same, and what each flag means."""
 
-DOUBTFUL = frozenset({"one-lung-found", "little-lung", "lung-cut-off", "soft-tissue-window", "oblong-pixels"})
+DOUBTFUL = frozenset(FLAGS) - {"much-opacity", "low-resolution", "upside-down"}
 """Flags of slices on which the network could not see what it should: their label is uncertain whatever it says."""
 
 _DISTANCE_WEIGHT = 3.0  # of the two distances, beside a few thousand features that are small each
@@ -61,20 +62,26 @@ APPEARANCE_VERSION = 3
 
 # Least cosine between the picture's rows and the body's left-right axis.
 _UPRIGHT = 0.7
-_SMALLEST_SIDE = 32
+_SMALLEST_SIDE = 60
 _BLANK = 4.0  # standard deviation of grey below which there is nothing to see
 # Most grey values of a label map; of 7,000 slices of fourteen sources none has fewer than 92.
 _FEW_VALUES = 64
+_NOT_SEEN = "no lung was found: as much inside the picture is black as in a window for soft tissue or bone"
 # So many grey values make up so much of a label map that JPEG has blurred; of these slices none has fewer than 12.
 _NEARLY_ALL, _FEW_AREAS = 0.95, 6
 # The grid on which the lungs' greys are sampled, what is black, and which share of the lungs is most of them.
 _GRID, _BLACK, _MOSTLY = 40, 4, 0.6
+# The brightest grey that a picture may have for black, how far from its edge and of which share of it an enclosed black
+# area is at least, and of which share all are together where the window hides the lungs.
+_BRIGHTEST_BLACK, _RIM, _SPECK, _HIDDEN = 16, 4, 0.005, 0.08
 _HALF = 0.56  # the share of the width that one lung stays within
 # How near the picture's edge is, and along which share of the lungs' box they lie there when they are cut off.
 _EDGE, _CUT_OFF = 0.015, 0.5
 # The share of the picture below which there is little lung, and how much the lungs' box may be enlarged.
 _LITTLE, _ENLARGED = 0.04, 0.75
 _OPPOSITE = -0.5  # the largest vertical cosine of the picture's columns when its top is the patient's back
+# Lungs so many times broader than high, in so much of the picture, are those of several slices side by side.
+_BROAD, _FILLED = 2.3, 0.12
 _OBLONG = 1.25  # how many times longer than broad a pixel may be, or broader than long
 
 
@@ -120,10 +127,11 @@ class InputCheck(Gaussian):
         if score <= self.limit:
             return None
         # With little lung, what its header says to be axial can only be another part of the body.
-        end = ct_slice.origin.orientation and cropped.lungs.mean() < _LITTLE
+        little = cropped.lungs.mean() < _LITTLE
+        end = ct_slice.origin.orientation and little
         kind = OTHER_PART if end else self.kinds[int(np.argmax(odds))]
-        if kind == TURNED and cropped.found and _in_one_half(cropped.lungs):
-            return None  # so looks the base of one lung, of which no label is firm
+        if kind == TURNED and cropped.found and (little or _in_one_half(cropped.lungs)):
+            return None  # so look the bases, of which no label is firm
         known = OUTSIDE_LUNGS if kind == OTHER_PART else "not recognised as an axial lung CT slice"
         return f"{known}: looks like {kind} (score {score:.1f}, limit {self.limit:.1f})"
 
@@ -134,7 +142,7 @@ def unfit(ct_slice: CTSlice, cropped: CroppedSlice) -> str | None:
         _wrong_geometry(ct_slice.origin)
         or _nothing_to_see(ct_slice.pixels)
         or _label_map(ct_slice)
-        or (None if cropped.found else f"{OUTSIDE_LUNGS}: no lung was found")
+        or (None if cropped.found else _NOT_SEEN if _hidden(cropped.whole) else f"{OUTSIDE_LUNGS}: no lung was found")
     )
 
 
@@ -184,7 +192,8 @@ def doubts(ct_slice: CTSlice, cropped: CroppedSlice) -> tuple[str, ...]:
         "little-lung": np.count_nonzero(lungs) < _LITTLE * lungs.size,
         "lung-cut-off": touching > _CUT_OFF,
         "low-resolution": max(across, down) < _ENLARGED * cropped.pixels.shape[0],
-        "soft-tissue-window": _black_share(cropped, ct_slice.pixels) > _MOSTLY,
+        "soft-tissue-window": _hidden(cropped.whole) or _black_share(cropped, ct_slice.pixels) > _MOSTLY,
+        "several-slices": across > _BROAD * down and np.count_nonzero(lungs) > _FILLED * lungs.size,
     }
     return tuple(name for name, holds in found.items() if holds)
 
@@ -202,12 +211,22 @@ def _within(array: NDArray[Any], box: Box) -> Grey:
 
 
 def _black_share(cropped: CroppedSlice, pixels: Grey) -> float:
-    """Share of the lungs that is black, on a coarse grid over their box."""
+    """Share of the lungs that is black or of one grey, on a coarse grid over their box."""
     lungs, grey = (
         cv2.resize(_within(each, cropped.box), (_GRID, _GRID), interpolation=cv2.INTER_NEAREST)
         for each in (cropped.lungs, pixels)
     )
-    return float(np.mean(grey[lungs > 0] <= _BLACK)) if lungs.any() else 0.0
+    inside = grey[lungs > 0]
+    return float(np.mean((inside <= _BLACK) | (np.abs(inside - np.median(inside)) <= 1))) if inside.size else 0.0
+
+
+def _hidden(whole: Grey) -> bool:
+    """Whether much of a picture is black and enclosed by what is not, as lungs are in a window for soft tissue."""
+    black = (whole <= min(int(whole.min()), _BRIGHTEST_BLACK) + _BLACK).view(np.uint8)
+    parts = cv2.connectedComponentsWithStats(black, connectivity=4)[2][1:]
+    start, end, area = parts[:, :2], parts[:, :2] + parts[:, 2:4], parts[:, 4]
+    inner = (start >= _RIM).all(axis=1) & (end <= np.subtract(whole.shape[::-1], _RIM)).all(axis=1)
+    return bool(area[inner & (area > _SPECK * whole.size)].sum() > _HIDDEN * whole.size)
 
 
 def appearance(pixels: Grey, cropped: CroppedSlice) -> NDArray[np.float32]:

@@ -173,7 +173,7 @@ def _answers(summary: SeriesSummary) -> Iterator[tuple[str, str, str]]:
         yield "Series score", f"{summary.series_score:.3f}", words
     if summary.opacity is not None:
         percent, lesion, lung = summary.opacity.percent, summary.opacity.lesion_ml, summary.opacity.lung_ml
-        volume = "share of the lungs that is lesion" if lung is None else f"{lesion:,.0f} of {lung:,.0f} ml"
+        volume = "share of the lungs that is lesion" if lung is None else f"{lesion:,.0f} of {lung:,.0f} ml in slices"
         yield "Lung opacity", f"{percent:.1f} %", volume
 
 
@@ -224,7 +224,7 @@ def _draw(curve: Curve, links: Sequence[int | None]) -> dict[str, Any] | None:
         f"Probability of COVID in {len(points)} slices: highest {highest:.3f} at "
         f"{at[curve.probability.index(highest)]}, lowest {min(curve.probability):.3f}."
     )
-    step = float(f"{span / 6:.0e}")  # one digit, so about six ticks
+    step = float(f"{span / 6:.0e}") or span  # one digit, so about six ticks
     start, end = math.ceil(first / step - 1e-9), math.floor((first + span) / step + 1e-9)
     values = [round(index * step, 6) for index in range(start, end + 1)]
     ticks = [(x(value), f"{value + 0.0:g}") for value in values]

@@ -26,6 +26,7 @@ from groundglass.inference.calibration import (
     series_score,
     slices_in_score,
 )
+from groundglass.inference.input_check import DOUBTFUL
 from groundglass.inference.prediction import COPY, Prediction, Status
 
 Axis = Literal["mm", "frame", "order"]
@@ -58,13 +59,17 @@ def score_interval(probabilities: Sequence[float]) -> tuple[float, float] | None
     return float(low), float(high)
 
 
-def _label(score: float | None, opacity: Opacity | None, counts: Counts, rule: Conformal | None) -> str | None:
-    """``uncertain`` where all slices are, and for NonCOVID in lungs as opaque as makes a slice uncertain."""
+def _label(
+    score: float | None, opacity: Opacity | None, seen: Sequence[Prediction], rule: Conformal | None
+) -> str | None:
+    """``uncertain`` where all slices are or most show too little, and for NonCOVID in lungs as opaque as theirs."""
     if score is None or rule is None:
         return None
     label = rule.label(rule.prediction_set(score))
     much = opacity is not None and opacity.percent > MUCH_OPACITY
-    return UNCERTAIN if counts.uncertain == counts.ok or (label == NON_COVID and much) else label
+    hidden = 2 * sum(not DOUBTFUL.isdisjoint(each.flags) for each in seen) > len(seen)
+    unsure = hidden or all(each.label == UNCERTAIN for each in seen)
+    return UNCERTAIN if unsure or (label == NON_COVID and much) else label
 
 
 @dataclass
@@ -266,7 +271,7 @@ def _summary(part: _Part, slices: Sequence[_Numbered], rule: Conformal | None) -
         **part._asdict(),
         counts=counts,
         outside_lungs=sum(each.outside_lungs for _, each in slices),
-        label=_label(score, opacity, counts, rule),
+        label=_label(score, opacity, seen, rule),
         series_score=score,
         interval=score_interval(probability),
         carriers=tuple(seen[order] for order in carriers),

@@ -21,7 +21,7 @@ from requests.auth import HTTPBasicAuth
 from requests.exceptions import ChunkedEncodingError, ContentDecodingError
 from requests.utils import get_netrc_auth
 from urllib3 import Retry
-from urllib3.exceptions import InvalidHeader
+from urllib3.exceptions import HTTPError, InvalidHeader
 
 from groundglass.errors import PacsError, PacsRefusedError, PacsUnavailableError
 from groundglass.imaging.source import DEFAULT_LIMITS
@@ -251,7 +251,7 @@ class Archive:
         while True:
             try:
                 return ask(way)
-            except (OSError, ValueError) as error:  # a ValueError where an address is none
+            except (OSError, ValueError, RuntimeError, HTTPError) as error:  # the last ones of a redirect's content
                 fault = _passing_fault(error, self.url)
                 wait = max(delay, _retry_after(error))
             if time.monotonic() + wait > end:

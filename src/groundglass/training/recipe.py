@@ -331,8 +331,8 @@ def _fields(name: str, overrides: Sequence[str], kind: str = "") -> dict[str, An
             if not isinstance(place, dict):
                 raise RecipeError(f"--set {override}: {section} is a value, not a section")
         try:
-            place[last] = yaml.load(value, _Loader)  # noqa: S506 - safe
-        except yaml.YAMLError:
+            place[last] = _Loader(value).get_single_data()
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise RecipeError(f"--set {override}: {value!r} is not a valid value") from None
     return fields
 
@@ -346,10 +346,10 @@ def _read(name: str, kind: str) -> dict[str, Any]:
             hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
             raise RecipeError(f"no {kind}{' ' * bool(kind)}recipe named {name!r}; {hint}")
     try:
-        fields = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - safe
+        fields = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{name}: cannot be read as a recipe ({error})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"{name}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(fields, dict):
         raise RecipeError(f"{name}: a recipe is a mapping of sections, not {type(fields).__name__}")

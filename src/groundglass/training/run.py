@@ -153,7 +153,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
 def _parsed(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
         return dict(parse(path.read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+    except (OSError, TypeError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise RunError(f"{path.parent}: damaged run ({' '.join(str(error).split())})") from None
 
 
@@ -164,6 +164,8 @@ def read_history(folder: Path) -> list[dict[str, float]]:
             return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
     except FileNotFoundError:
         return []
+    except (OSError, TypeError, ValueError, csv.Error) as error:
+        raise RunError(f"{folder / HISTORY}: damaged ({error})") from None
 
 
 def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:

@@ -12,6 +12,7 @@ const FLAGS = {
   "little-lung": "The slice shows little lung, as at the apices and bases.",
   "lung-cut-off": "A lung leaves the picture; its other part was not seen.",
   "soft-tissue-window": "Most of the lung is black: the picture's window hides lung tissue.",
+  "several-slices": "The lungs are much broader than high, as where several slices lie side by side.",
   "much-opacity": "The model leans to NonCOVID, though it sees lesions in more than a fifth of the lungs.",
   "low-resolution": "The lungs cover so few pixels that they were enlarged.",
   "oblong-pixels": "According to the file, the pixels are no squares: the model sees the slice stretched.",
