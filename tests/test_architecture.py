@@ -28,11 +28,11 @@ LAYERS = {
 CLOSED = {"experiments", "audit", "serving", "pacs", "cluster"}
 # Lines that each room may hold: it may only shrink, but for a fault that is mended. The goal is 17,000 in all (CONTRIBUTING.md has the goals).
 CEILINGS = {
-    "top": 251, "imaging": 3_360, "models": 744, "data": 2_160, "training": 3_091, "inference": 3_049,
+    "top": 251, "imaging": 3_360, "models": 744, "data": 2_160, "training": 3_091, "inference": 3_050,
     "evaluation": 1_570, "reporting": 376, "cli": 1_501, "experiments": 1_245, "audit": 990, "serving": 1_322,
     "pacs": 887, "cluster": 283,
 }  # fmt: skip
-LINES, FILES, LINES_OF_TESTS = 20_829, 96, 12_000
+LINES, FILES, LINES_OF_TESTS = 20_830, 96, 12_000
 # The package itself holds the version, which everybody may ask for, and hands out what stands above it.
 FRONT_DOOR = "__init__"
 TORCH = {"torch", "torchvision", "timm", "lightning", "pytorch_lightning", "torchmetrics"}
@@ -140,7 +140,7 @@ def test_little_stands_behind_a_prediction(tmp_path: Path) -> None:
     cv2.imwrite(str(picture), make_phantom(np.random.default_rng(0), level=0.5, size=128).slice.pixels)
     files = behind("predict", picture, "--output", out, "--quiet")
     assert 10 < len(files) <= 32
-    assert lines_of(files) <= 5_126
+    assert lines_of(files) <= 5_127
     assert (out / "report.html").is_file()
 
 
@@ -153,7 +153,7 @@ def test_no_more_than_they_need_stands_behind_the_experiments(tmp_path: Path) ->
     recipe = ("--recipe", "phantom-demo", "--seeds", "0", "--set", "training.epochs=1", "--cache", tmp_path / "cache")
     files = behind("paper", "seeds", *data, *recipe)
     assert 10 < len(files) <= 53
-    assert lines_of(files) <= 8_806
+    assert lines_of(files) <= 8_807
     assert (output / "summary.md").is_file()
 
 

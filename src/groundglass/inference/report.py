@@ -173,7 +173,8 @@ def _answers(summary: SeriesSummary) -> Iterator[tuple[str, str, str]]:
         yield "Series score", f"{summary.series_score:.3f}", words
     if summary.opacity is not None:
         percent, lesion, lung = summary.opacity.percent, summary.opacity.lesion_ml, summary.opacity.lung_ml
-        volume = "share of the lungs that is lesion" if lung is None else f"{lesion:,.0f} of {lung:,.0f} ml in slices"
+        share = "share of the lungs that is lesion"
+        volume = share if lung is None else f"{lesion:,.0f} of {lung:,.0f} ml in the slices classified"
         yield "Lung opacity", f"{percent:.1f} %", volume
 
 
