@@ -25,7 +25,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode
         yield temporary
-        with temporary.open("rb") as written:
+        with temporary.open("r+b") as written:  # Windows syncs no file that is only read
             os.fsync(written.fileno())
         temporary.chmod(mode)  # safetensors makes a file that others may not read
         temporary.replace(path)

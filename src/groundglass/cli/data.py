@@ -149,6 +149,8 @@ def audit(
 
     manifest = load_pool(data, map_label or ())
     parts = None if split is None else make_split(manifest, split, seed, allow_overlap=True)
+    if output is not None and output.is_file():
+        raise DataError(f"{output}: is a file; name a folder with --output")
     if Condition.LEAKAGE in (fail_on or ()) and parts is None and not any(record.split for record in manifest):
         raise DataError(f"{manifest}: leakage cannot be checked: no slice is in a part; name one with --split")
     with stages() as progress:

@@ -184,7 +184,7 @@ def _open_streams() -> None:
     for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
         if getattr(sys, name) is None:  # a file takes the lowest number that is free
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
-    if (out := sys.stdout) is sys.__stdout__ and isinstance(out, TextIOWrapper):
+    if (out := sys.stdout) is sys.__stdout__ and isinstance(out, TextIOWrapper) and os.name != "nt":
         plain = BufferedWriter(_StandardOutput(1, "w", closefd=False))
         sys.stdout = TextIOWrapper(plain, out.encoding, "backslashreplace", None, out.line_buffering, out.write_through)
 

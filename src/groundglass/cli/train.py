@@ -229,6 +229,8 @@ def evaluate(
     from groundglass.evaluation.report import tables, write_report
 
     opened, manifest = _open(run), load_pool(data, map_label or ())
+    if output.is_file():  # before anything is measured, and counted
+        raise DataError(f"{output}: is a file; name a folder with --output")
     if part is None:
         part = "all" if split is None else "test"
     elif split is None and part != "all":
@@ -299,7 +301,7 @@ def models(recipes: Annotated[bool, Option("--recipes", help="List the recipes i
         table = Table(
             "Network",
             title=f"Networks for slices of {MEASURED_AT} x {MEASURED_AT} pixels",
-            caption="*: installed already, no network needed. A .safetensors file serves as well.",
+            caption="*: c2l is installed, imagenet a package that pip installs. A .safetensors file serves as well.",
         )
         table.add_column("Parameters, M", justify="right")
         table.add_column("MACs, G", justify="right")

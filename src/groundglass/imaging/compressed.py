@@ -87,7 +87,7 @@ def _answer_requests() -> None:
     """The child's work, until its input ends."""
     sys.path.extend(sys.argv[1:])
     codecs = importlib.import_module("imagecodecs")
-    with suppress(ImportError):  # not on Windows
+    with suppress(ImportError, ValueError, OSError):  # not on Windows, nor below a lower limit
         resource = importlib.import_module("resource")
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

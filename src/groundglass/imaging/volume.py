@@ -276,7 +276,7 @@ def _meta_image(source: Source, folder: Path, limits: Limits) -> tuple[Path, Pat
 def _placed(source: Source, target: Path, limits: Limits) -> Path:
     """A file under another name: a link where it lies on disk."""
     source.check_size(limits)
-    if isinstance(source, FileSource):
+    if isinstance(source, FileSource) and os.name != "nt":  # where links need a privilege
         target.symlink_to(source.path.resolve())
     else:
         target.write_bytes(source.read(limits))

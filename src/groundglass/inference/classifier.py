@@ -71,8 +71,7 @@ class Classifier:
             evidence: keep pixels, masks and lesion map, about 0.6 MB for a slice of 512 x 512 pixels.
 
         Returns:
-            A :class:`Prediction` of the one slice that the source holds; :class:`Predictions` of several, and of
-            every folder, list and tuple.
+            `Prediction` of the one slice in the source; `Predictions` of several, and of every folder, list and tuple.
 
         Raises:
             ImageError: nothing of the source can be read, and it is no list or tuple.
