@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -128,14 +128,30 @@ def _kind(dataset: Dataset) -> str:
     return _text(dataset, "SOPClassUID") or _text(dataset.file_meta, "MediaStorageSOPClassUID") or ""
 
 
+class _Remembered:
+    """A stream that keeps what was read: an archive's member is unpacked again from its beginning for a step back."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._kept = stream, io.BytesIO()
+        self.seek, self.tell = self._kept.seek, self._kept.tell
+
+    def read(self, size: int) -> bytes:
+        place = self.tell()
+        if (missing := place + size - self._kept.getbuffer().nbytes) > 0:
+            self.seek(0, io.SEEK_END)
+            self._kept.write(self._stream.read(missing))
+            self.seek(place)
+        return self._kept.read(size)
+
+
 def open_dataset(source: Source, limits: Limits, tags: Sequence[str] | None = None) -> Dataset:
     """The data set of a file; with ``tags`` only these elements, and nothing is read beyond the header."""
     from pydicom import dcmread  # noqa: PLC0415 - slow to import
 
     source.check_size(limits)
     reads = iter(range(_MOST_READS))
-    # An archive's member is unpacked from its beginning again for every step back.
-    with source.open() if tags and source.member is None else io.BytesIO(source.read(limits)) as stream:
+    with source.open() if tags else io.BytesIO(source.read(limits)) as opened:
+        stream = opened if source.member is None or not tags else _Remembered(opened)
 
         def read(size: int | None = None) -> bytes:
             if size is None:  # pydicom asks for all the rest only to inflate it, at once and without a bound
