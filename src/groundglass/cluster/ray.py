@@ -52,7 +52,7 @@ _LOCAL = {"address": "local", "num_gpus": 0, "include_dashboard": False, "object
 
 # Paths of files that a worker classifies in one go, and predictions of those that cannot be read.
 Unit = tuple[str | Scaled | Prediction, ...]
-# The bundle's path and id, whether to keep identifiers, ONNX Runtime's providers, and the version of groundglass.
+# The bundle's path and id, whether to keep identifiers, ONNX Runtime's providers, version, folder of relative paths.
 _Job = tuple[str, str, bool, tuple[str, ...], str, str]
 
 
