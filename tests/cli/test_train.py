@@ -44,33 +44,33 @@ def train(data: Path, tmp_path: Path, run_command: Command) -> Command:
 def test_train_warns_of_what_parts_share(data: Path, train: Command, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr("groundglass.training.train.train_job", Mock(side_effect=RunError("begun")))
 
-    def warnings(*more: str, manifest: str = "leaking.csv") -> list[str]:
+    def warnings(*more: str, manifest: str = "manifest.csv") -> list[str]:
         _, out, err = train(*more, manifest=manifest)
         *said, last = err.splitlines()
         assert (out, last) == ("", "error: begun")
         return said
 
-    # The copy stands under another patient's name, which splits by patient would not notice.
     pair = "13.png and again [x].jpg."
-    assert warnings() == [
+    assert warnings(manifest="leaking.csv") == [
         f"warning: 1 pair of slices in different parts show the same slice: {pair}",
         f"warning: 1 pair of slices with opposite labels show the same slice: {pair}",
         "warning: 1 pair of slices of different patients show the same slice, so that splits by patient do not keep "
         f"them together: {pair}",
     ]
-    assert warnings(manifest="manifest.csv") == warnings("--no-audit") == []
+    assert warnings() == warnings("--no-audit", manifest="leaking.csv") == []
     lines, other = (data / "leaking.csv").read_text().splitlines(), tmp_path / "other.csv"
     other.write_text(f"{lines[0]}\n{data}/{lines[-1]}\n")
-    (said, *_) = warnings("--data", str(other), manifest="manifest.csv")
-    assert f"in different parts show the same slice: {data.name}/13.png and {data.name}/again [x].jpg." in said
+    assert f"same slice: {data.name}/13.png and {data.name}/again [x].jpg." in warnings("--data", str(other))[0]
     _, _, err = train("--no-audit", "--held-out", str(other))
     assert err.startswith(f"error: {data}/13.png: shows the same slice as {data}/again [x].jpg, which is held out")
     other.write_text("\n".join([lines[0], *(f"{data}/{line}" for line in lines[1:-1] if line.endswith("test"))]))
-    assert warnings("--no-audit", "--held-out", str(other), manifest="manifest.csv") == []
+    assert warnings("--no-audit", "--held-out", str(other)) == []
+    painted = ("--set", "synthesis.slices_per_epoch=4", "--lesion-free", str(other))
+    assert "4 pairs of slices in different parts show the same slice" in warnings(*painted)[0]
     for variable in ("RANK", "LOCAL_RANK", "NODE_RANK"):
         with monkeypatch.context() as patch:
             patch.setenv(variable, "1")
-            assert warnings() == [], "only the first process warns"
+            assert warnings(manifest="leaking.csv") == [], "only the first process warns"
 
 
 def test_without_lesion_free_slices_it_is_resumed_too(train: Command, monkeypatch: Patch) -> None:

@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -76,11 +77,11 @@ def train(
         checked = without_synthesis(job)  # as its folder says
         if (audit or later) and job.rank == 0 and not checked.is_finished:
             plan(checked)
+            slices = slices_of(checked)
             if later:
-                *learnt, _ = slices_of(checked)
-                _refuse_copies(later, [*chain(*learnt)], job.threads)
+                _refuse_copies(later, [*chain(*slices[:-1])], job.threads)
             if audit:
-                _warn(job)
+                _warn(job, slices)
         with _interruptible(output):
             run = train_job(job)
         history = run.history()
@@ -124,16 +125,24 @@ def _train_lungs(job: "Job[LungsRecipe]", more_asked: bool) -> None:
     typer.echo(f"{job.output}: {job.recipe.network.name}, {known} after the last epoch")
 
 
-def _warn(job: "Job[Recipe]") -> None:
-    """Say on standard error what the parts of the split share."""
+def _warn(job: "Job[Recipe]", slices: "Sequence[Sequence[Record]]") -> None:
+    """Say on standard error what the parts of the split share; the slices that lesions are painted into train, too."""
     from groundglass.audit.audit import audit
     from groundglass.data.load import load_pool
-    from groundglass.data.splits import make_split
+    from groundglass.data.manifest import unknown_patient
 
-    manifest = load_pool(job.data, job.map_label).without(job.recipe.sampling.leave_out)
-    parts = make_split(manifest, job.split, job.seed, job.allow_overlap)
+    train, val, free, test = slices
+    # A patient's id means the same person only at the same hospital.
+    hospitals = {record.hospital for record in chain(train, val, test)}
+    painted = [
+        record if record.hospital in hospitals else replace(record, patient_id=unknown_patient(str(record.path)))
+        for record in free
+    ]
+    parts = {"train": [*train, *painted], "val": val, "test": test}
+    placed = (replace(record, split=part) for part, records in parts.items() for record in records)
+    manifest = replace(load_pool(job.data, job.map_label), records=tuple(placed))
     with Console(stderr=True).status("Looking for what parts of the split share"):
-        audited = audit(manifest, parts, shortcuts=False, quick=True, threads=job.threads or None)
+        audited = audit(manifest, shortcuts=False, quick=True, threads=job.threads or None)
     options.report("warning", *audited.warnings())
 
 
