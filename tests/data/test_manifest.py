@@ -217,19 +217,19 @@ def test_sources_and_grades_are_left_out_by_name() -> None:
 
 
 @pytest.mark.parametrize(("positive", "negative"), [("covid", "non-covid"), ("CT_COVID", "CT_NonCOVID")])
-def test_folders_are_labels_and_those_in_them_patients(tmp_path: Path, positive: str, negative: str) -> None:
+def test_folders_say_labels(tmp_path: Path, positive: str, negative: str, caplog: pytest.LogCaptureFixture) -> None:
     root = tmp_path / "ward-7"
     for name in ("p1/10.png", "p1/series/2.png", "c.JPG"):
         save_image(root / positive / name)
     for name in ("c.png", "p2/10.png", "p2/2.png", ".hidden.png"):
         save_image(root / negative / name)
-    (root / negative / "notes.txt").write_text("no slice")
+    (root / negative / "scan.nii.gz").write_bytes(b"\x1f\x8b\x08")
     records = load_dataset(root).records
+    assert [each.split(": ", 1)[1][:22] for each in caplog.messages] == ["scan.nii.gz: left out;"]
     assert " ".join(record.path.name for record in records) == "c.JPG 10.png 2.png c.png 2.png 10.png"
     assert [record.label for record in records] == [Label.COVID] * 3 + [Label.NON_COVID] * 3
     alone, *first, other, second, last = [record.patient_id for record in records]
-    assert (first, second, last) == (["p1", "p1"], "p2", "p2")
-    assert alone != other
+    assert (first, second, last, alone == other) == (["p1", "p1"], "p2", "p2", False)
     assert [record.patient_known for record in records] == [False, True, True] * 2
     assert {(record.source, record.split) for record in records} == {("ward-7", None)}
     assert [record.label for record in load_dataset(root / positive)] == [None] * 3

@@ -141,16 +141,23 @@ def _load_folder(path: Path, names: LabelNames) -> Manifest:
 
 def _records(folder: Path, source: str, label: Label | None) -> Iterator[Record]:
     """Records of all slices below ``folder``, in natural order of their names."""
-    files = [file.path for file in files_below(folder, raise_error) if _is_slice(file)]
+    files, others = list[Path](), list[FileSource]()
+    for file in files_below(folder, raise_error):
+        if _is_slice(file):
+            files.append(file.path)
+        else:
+            others.append(file)
     if not files:
         raise DataError(
             f"{folder}: holds no slices (expected {', '.join(sorted(PICTURES))} or DICOM files; "
             "`groundglass data slices` cuts slices out of volumes)"
         )
-    for file in files:
-        relative = file.relative_to(folder)
+    if volumes := [each.path.name for each in others if identify(each.head()) not in {None, "DICOM"}]:
+        say(f"{folder}: {name_some(volumes)}: left out; `groundglass data slices` cuts slices out of volumes and zips")
+    for path in files:
+        relative = path.relative_to(folder)
         alone = unknown_patient(f"{label.value}/{relative}" if label else str(relative))
-        yield Record(file, label, relative.parts[0] if len(relative.parts) > 1 else alone, source, None)
+        yield Record(path, label, relative.parts[0] if len(relative.parts) > 1 else alone, source, None)
 
 
 def _is_slice(file: FileSource) -> bool:
