@@ -260,11 +260,11 @@ def test_the_command_leaves_nothing_half_done(tmp_path: Path, monkeypatch: Patch
             import_collection("mosmeddata", tmp_path, output)
     assert list(output.parent.iterdir()) == []
     words = "data", "import", "mosmeddata", tmp_path, "--output"
-    (status, out, err), *again = (run_command(*words, path) for path in (output, output, "."))
+    (status, out, err), *again = (run_command(*words, path) for path in (output, output, ".", output.parent / "pool"))
     assert (status, "study_0940.nii.gz" in err) == (3, True), "it was left out"
     assert "4 slices (0 with lung masks, 0 with lesion masks) written" in out
     assert sorted(path.name for path in output.parent.iterdir()) == ["moscow-slices", "moscow.csv"]
-    assert [(each.status, "exists already" in each.err) for each in again] == [(2, True)] * 2
+    assert [(each.status, "exists already" in each.err) for each in again] == [(2, True), (2, True), (2, False)]
     study.unlink()
     assert "study_0940.nii.gz" in run_command(*words, output.with_name("none.csv")).err, "why there is nothing"
 

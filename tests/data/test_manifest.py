@@ -84,7 +84,7 @@ def test_what_is_wrong_is_named_with_file_and_line(folder: Path) -> None:
 
 
 def test_labels_are_mapped_as_the_user_says(folder: Path) -> None:
-    named = ["positive=COVID,pneumonia, bacterial=non-covid"]
+    named = ["positive=COVID,pneumonia, bacterial=non-covid", "COVID?=NonCOVID"]
     (folder / "set.csv").write_text('path,label\na.png,Positive\nb.png,"Pneumonia, bacterial"\n')
     assert [record.label for record in load_dataset(folder / "set.csv", named)] == list(Label)
     for name in ("positive", "pneumonia, bacterial", "NonCOVID"):
@@ -146,7 +146,7 @@ def test_series_zips_and_slices_of_volumes(series: Path) -> None:
     again.write_text("path,label,slice\nvolume.nii.gz,CT-2,1\nseries,CT-2,2\nvolume.nii.gz,CT-2,3\nseries,CT-2,\n")
     # Labels of other names are no matter of who predicts, and a volume is read once.
     assert list(manifest.iterate_paths(again)) == [series / "volume.nii.gz", last.path, series / "series"]
-    unnamed = read(series, "path,slice", "series,", "series.zip,1", "volume.nii.gz,1", "volume.nii.gz!3,")
+    unnamed = read(series, "path,slice", "series,", "series.zip,1", "volume.nii.gz,1", "./volume.nii.gz!3,")
     assert {each.patient_id for each in unnamed} == {"series", "series.zip", "volume.nii.gz"}, "each is of one person"
     for shift, factor in ((4.0, 1.0), (0.0, 0.5)):
         affine = np.diag([1.0, 1.0, factor, 1.0]) + shift * np.eye(4, k=3)

@@ -157,13 +157,13 @@ def audit(
         audited = auditing.audit(
             manifest, parts, shortcuts=shortcuts, seed=seed, threads=threads or None, progress=progress
         )
-    if output is not None:
-        write_audit(audited, output, printable(shlex.join(["groundglass", *sys.argv[1:]])))
     if as_json:
         print_json(document(audited))
     else:
         Console().print(*audit_tables(audited), sep="\n")
     report("warning", *audited.warnings())
+    if output is not None:
+        write_audit(audited, output, printable(shlex.join(["groundglass", *sys.argv[1:]])))
     if held := auditing.found(audited, [each.value for each in fail_on or ()]):
         report("found", *held)
         raise typer.Exit(FOUND)
@@ -235,5 +235,7 @@ def _written(output: Path, count: int, what: str, failed: Sequence[ImageError]) 
     for error in failed:
         typer.echo(f"left out: {one_line(str(error), 4096)}", err=True)
     typer.echo(f"{output}: {count} {what} written")
+    if not (failed or count):
+        typer.echo(f"no lung slice was found; what lies in {output} itself is not read", err=True)
     if failed or not count:
         raise typer.Exit(3)

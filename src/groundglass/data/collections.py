@@ -106,6 +106,8 @@ def import_collection(
     folder = output.with_name(f"{output.stem}-slices")
     if present := [str(target) for target in (output, folder) if target.exists()]:
         raise DataError(f"{present[0]}: exists already; remove it, or name another manifest")
+    if output.suffix.lower() not in {".csv", ".tsv"}:
+        raise DataError(f"{output}: the name of a manifest ends in .csv; slices go to a folder beside it")
     records, failed = list[Record](), list[ImageError]()
     files = tuple(file.path for file in files_below(path.absolute(), failed.append))
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -69,12 +69,15 @@ def load_pool(paths: Sequence[Path], map_label: Iterable[str] = ()) -> Manifest:
         raise DataError("no data: name a data set with --data")
     if len(manifests) == 1:
         return manifests[0]
-    root = Path(os.path.commonpath([manifest.root.absolute() for manifest in manifests]))
+    try:
+        root = Path(os.path.commonpath([manifest.root.absolute() for manifest in manifests]))
+    except ValueError:  # several drives of Windows
+        root = Path()
     names = Counter(manifest.name for manifest in manifests)
     for number, (path, manifest) in enumerate(zip(paths, manifests, strict=True)):
         place = path.absolute() if path.is_dir() else path.absolute().with_suffix("")
         if names[manifest.name] > 1 and place != root:
-            name = place.relative_to(root).as_posix()
+            name = (place.relative_to(root) if root.is_absolute() else place).as_posix()
             records = (replace(r, source=name) if r.source == manifest.name else r for r in manifest)
             manifests[number] = replace(manifest, name=name, records=tuple(records))
     files = Counter(os.path.abspath(record.path) for manifest in manifests for record in manifest)

@@ -58,7 +58,7 @@ class Label(str, Enum):
 
         Numbers spell none: published scripts disagree on which class counts as 1.
         """
-        letters = re.sub(r"(?![-\u2212\u2013]\W*$)[\W_]", "", text.lower()).removeprefix("ct").removesuffix("19")
+        letters = re.sub(r"(?![-\u2212\u2013]\W*$)([^\w?]|_)", "", text.lower()).removeprefix("ct").removesuffix("19")
         spellings = {"covid": cls.COVID, "noncovid": cls.NON_COVID}
         return names.get(text.strip().casefold()) or spellings.get(letters)
 
@@ -402,6 +402,7 @@ def _parse_row(path: Path, row: Mapping[str, str], names: LabelNames | None) -> 
 
     # The slices of a volume or series are of one person, who is called after it, however they are named.
     whole = given["path"].removesuffix(f"!{_plane(path.parent / given['path'])[1]}")
+    person = os.path.normpath(whole.removeprefix(f"{path.absolute().parent.as_posix()}/"))
 
     def place(name: str, whole: Collection[str] = PICTURES) -> Path:
         file = path.parent / name
@@ -410,7 +411,7 @@ def _parse_row(path: Path, row: Mapping[str, str], names: LabelNames | None) -> 
     return Record(
         file := place(given["path"], PICTURES - {".tif", ".tiff"}),
         Label.parse(given["label"], names) if given["label"] and names is not None else None,
-        given["patient_id"] or (unknown_patient(whole) if file == path.parent / whole else whole),
+        given["patient_id"] or (unknown_patient(whole) if file == path.parent / whole else person),
         given["source"] or path.stem,
         split,
         place(given["lung_mask"]) if given["lung_mask"] else None,
