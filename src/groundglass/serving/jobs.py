@@ -128,6 +128,7 @@ class _Form(MultiPartParser):
         self._directory = directory
         self.received: dict[str, UploadFile] = {}
         self._paths: dict[str, bool] = {}  # of files and their folders; whether it is a folder
+        self._folders: dict[str, str] = {}  # what a folder is called here, so that its files stay together
         self.complete = False
 
     def on_headers_finished(self) -> None:
@@ -144,7 +145,9 @@ class _Form(MultiPartParser):
         """The name with a number in it where another file has it, or is called as one of its folders."""
         for depth, part in enumerate(parts, start=1):
             suffix = PurePosixPath(part).suffix if len(part) < _LONGEST_PART // 8 else ""
-            folder, number = depth < len(parts), len(self.received)
+            folder, number, asked = depth < len(parts), len(self.received), "/".join(parts[:depth])
+            if folder:
+                parts[depth - 1] = self._folders.get(asked, part)
             # Some file systems know neither case nor how an accent is written.
             while (path := normalize("NFC", "/".join(parts[:depth])).casefold()) in self._paths and not (
                 folder and self._paths[path]
@@ -152,6 +155,8 @@ class _Form(MultiPartParser):
                 number += 1
                 parts[depth - 1] = _shortened(f"{part.removesuffix(suffix)}-{number}{suffix}")
             self._paths[path] = folder
+            if folder:
+                self._folders[asked] = parts[depth - 1]
         return "/".join(parts)
 
     def on_end(self) -> None:
@@ -189,7 +194,7 @@ def _plain(character: str) -> str:
         return " "
     if category(character) == "Cf":  # such as marks of direction, and joiners
         return ""
-    return character if character.isprintable() and character != ":" else "_"
+    return character if character.isprintable() and character not in ":!" else "_"
 
 
 def _shortened(part: str) -> str:

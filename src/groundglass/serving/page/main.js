@@ -104,7 +104,8 @@ class Page {
 
   /** Looks at a result that is still growing, now and then: the more it takes, the less often. */
   #look(address) {
-    if (this.#looking) return;
+    // A link that is followed meanwhile stays followed.
+    if (this.#looking || (this.#result && !address.endsWith(this.#result.kept.id))) return;
     const [started, upload] = [performance.now(), this.#upload];
     this.#looking = -1;
     this.#show(address).catch(() => {}).finally(() => {
@@ -265,8 +266,13 @@ class Page {
     await this.send([{ file: content, name: "Synthetic chest CT.zip" }]);
   }
 
+  /** Whether what is shown is still being sent; it has no address until it is complete. */
+  get #growing() {
+    return Boolean(this.#upload) && !location.hash.startsWith(`#${this.#result?.kept.id}`);
+  }
+
   async #forget() {
-    this.#upload?.abort();
+    if (this.#growing) this.#upload.abort();
     await this.#api.request(this.#result.address, { method: "DELETE" }).catch((error) => {
       if (error.kind !== "no-such-result") throw error;
     });
@@ -287,7 +293,10 @@ class Page {
     clicked("copy", (button) => this.#busy(button, () => navigator.clipboard.writeText(new URL(`#${this.#result.kept.id}/${this.#current.number}`, location.href).href)));
     for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
     for (const button of document.querySelectorAll("[data-export]")) {
-      button.addEventListener("click", () => this.#busy(button, () => this.#api.save(this.#result.kept.links, button.dataset.export)));
+      button.addEventListener("click", () => {
+        if (this.#growing) showMessage("Wait for the last slice: a file would hold a part of the predictions.");
+        else this.#busy(button, () => this.#api.save(this.#result.kept.links, button.dataset.export));
+      });
     }
     window.addEventListener("popstate", () => this.#follow().catch((error) => this.#tell(error, () => this.#follow())));
   }
