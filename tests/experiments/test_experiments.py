@@ -517,7 +517,7 @@ def test_mean_and_standard_deviation_over_seeds(tmp_path: Path) -> None:
     for words in ("| Accuracy | 0.860 ± 0.057 |", "| AUC (ROC) | – |", "test (100 slices, 50 patients)"):
         assert words in text
     runs[1]["recipe"] = {**runs[1]["recipe"], "training": {"epochs": 3}}
-    with pytest.raises(DataError, match="differs in its recipe, split or parts"):
+    with pytest.raises(DataError, match="differs in its recipe, split, parts or data"):
         render_seeds(write(tmp_path, *runs))
 
 

@@ -126,24 +126,19 @@ def _train_lungs(job: "Job[LungsRecipe]", more_asked: bool) -> None:
 
 
 def _warn(job: "Job[Recipe]", slices: "Sequence[Sequence[Record]]") -> None:
-    """Say on standard error what the parts of the split share; the slices that lesions are painted into train, too."""
+    """Say on standard error what parts of the split share; slices that lesions are painted into train, too."""
     from groundglass.audit.audit import audit
     from groundglass.data.load import load_pool
-    from groundglass.data.manifest import unknown_patient
 
     train, val, free, test = slices
-    # A patient's id means the same person only at the same hospital.
-    hospitals = {record.hospital for record in chain(train, val, test)}
-    painted = [
-        record if record.hospital in hospitals else replace(record, patient_id=unknown_patient(str(record.path)))
-        for record in free
-    ]
-    parts = {"train": [*train, *painted], "val": val, "test": test}
-    placed = (replace(record, split=part) for part, records in parts.items() for record in records)
+    parts = {"train": [*train, *free], "val": val, "test": test}
+    placed = [replace(record, split=part) for part, records in parts.items() for record in records]
     manifest = replace(load_pool(job.data, job.map_label), records=tuple(placed))
     with Console(stderr=True).status("Looking for what parts of the split share"):
         audited = audit(manifest, shortcuts=False, quick=True, threads=job.threads or None)
-    options.report("warning", *audited.warnings())
+    # Patients, sources and labels are those of the split: painted slices train as either label.
+    own = replace(manifest, records=tuple(placed[: len(train)] + placed[len(train) + len(free) :]))
+    options.report("warning", *replace(audited, data=own).warnings())
 
 
 def _refuse_copies(held_out: "Sequence[Record]", learnt: "Sequence[Record]", threads: int) -> None:

@@ -145,7 +145,7 @@ def part_warnings(
         named = name_some([f"{source} ({label})" for source, label in single.items()])
         rest = np.array([record.hospital not in single for record in part.records])
         auc = f"{roc_auc_score(part.label[rest], probability[rest]):.3f}" if rest.any() else "not known"
-        warnings.append(f"Slices of {named} have one label, which flatters: without them the AUC is {auc}.")
+        warnings += [f"Slices of {named} have one label, which flatters.", f"Without {named} the AUC is {auc}."]
     if part.unlabelled:
         warnings.append(f"{part.unlabelled} slices without a label were left out.")
     if unknown := sum(not record.patient_known for record in part.records):

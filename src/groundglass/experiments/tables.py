@@ -142,7 +142,7 @@ def _paragraphs(section: _Section) -> list[str]:
     runs = Counter(run.identity.fold for run in results)
     warnings = Counter((each.identity.fold, words) for each in results for words in each.parts[part]["warnings"])
     return [
-        f"{head} {counts}, split `{results[0].split['specification']}`. "
+        f"{head} {counts}, split `{'`, `'.join(sorted({each.split['specification'] for each in results}))}`. "
         + _settings({row.title: row.first for row in section.rows.values()}, section.reference),
         _rows_table(section),
         _CELL_NOTE,
@@ -265,7 +265,8 @@ def _pretraining(results: Sequence[RunResult]) -> list[str]:
     titles: dict[str, None] = {}
     for each in results:
         known = each.pretraining or {"data": "unknown"}
-        if each.weights == "c2l" and known.get("data") and known.get("split") != each.split["specification"]:
+        seen = known.get("data") or known.get("images")
+        if each.weights == "c2l" and seen and known.get("split") != each.split["specification"]:
             titles[each.identity.title] = None
     words = "the pretraining kept another split apart or does not say which, so that these slices may have been among"
     return [f"{', '.join(titles)}: {words} those it saw, without their labels."] if titles else []
@@ -310,13 +311,16 @@ def _check_alike(results: Sequence[RunResult]) -> None:
     """A DataError where results that are to be averaged are of several kinds."""
     kinds = [
         # Which file the weights are, which may lie elsewhere since, says their kind.
-        (complete(each.recipe) | {"network.weights": each.weights}, each.split["specification"], {*each.parts})
+        (
+            complete(each.recipe) | {"network.weights": each.weights},
+            (each.split["specification"], {*each.parts}, each.run.get("data")),
+        )
         for each in results
     ]
     first, *others = kinds
     for result, other in zip(results[1:], others, strict=True):
         if other != first:
-            raise DataError(f"{result.path}: differs in its recipe, split or parts from {results[0].path.name}")
+            raise DataError(f"{result.path}: differs in its recipe, split, parts or data from {results[0].path.name}")
 
 
 def render_convergence(folder: Path) -> str:
