@@ -179,7 +179,7 @@ def _check(dataset: Dataset, name: str, limits: Limits) -> None:
         raise ImageError(name, "a DICOMDIR, which lists images and holds none; name its folder instead")
     if not any(dataset.get(keyword) for keyword in _PIXELS):
         raise ImageError(name, f"no pixel data; it may be truncated ({of}, SOP class {_kind(dataset) or 'unknown'})")
-    if modality not in _MODALITIES:
+    if modality not in _MODALITIES or (modality == "OT" and _text(dataset, "Manufacturer") == "groundglass"):
         raise NotASliceError(name, f"{of}, not a CT slice")
     if "LOCALIZER" in str(dataset.get("ImageType", "")).upper():
         raise NotASliceError(name, "a localizer, not a slice")
